@@ -1,0 +1,1 @@
+"""The network: constant-Q front end, encoder, spectral pooling, complex head, similarity."""

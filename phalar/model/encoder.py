@@ -1,0 +1,102 @@
+"""The convolutional backbone: a constant-Q feature in, 60 channels with a 32nd of the frames out.
+
+Shape letters: B batch, C channels, M channels in the middle of a branch, F frequency bins, T frames.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+DEPTH = 5
+FIRST_CHANNELS = 8
+DROPOUT = 0.1
+
+Axis = Literal["frequency", "time", "point"]
+
+
+class Branch(nn.Module):
+    """Normalise each channel of each clip, mix channels and neighbours, and add the result to the input.
+
+    The learned scale starts at zero, so a fresh branch is the identity.
+    """
+
+    def __init__(self, channels: int, axis: Axis) -> None:
+        super().__init__()
+        kernel = {"frequency": (3, 1), "time": (1, 3), "point": (1, 1)}[axis]
+        middle = 2 * channels if axis == "point" else channels
+        self.norm = nn.GroupNorm(channels, channels)
+        self.mix = nn.Conv2d(channels, middle, kernel, padding="same")
+        self.merge = nn.Conv2d(middle, channels, 1, bias=False)
+        self.scale = nn.Parameter(torch.zeros(channels))
+        self.dropout = nn.Dropout2d(DROPOUT)
+        nn.init.kaiming_normal_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+        nn.init.xavier_normal_(self.merge.weight)
+
+    def forward(self, x_BCFT: Tensor) -> Tensor:
+        """Return the input plus this branch's change of it, in the same shape."""
+        change_BCFT = self.merge(nn.functional.silu(self.mix(self.norm(x_BCFT))))
+        return x_BCFT + self.dropout(self.scale[:, None, None] * change_BCFT)
+
+
+class Block(nn.Module):
+    """Branches over frequency, over time and within a point, then, where wanted, half the frames."""
+
+    def __init__(self, channels: int, channels_out: int | None = None) -> None:
+        super().__init__()
+        self.frequency = Branch(channels, "frequency")
+        self.time = Branch(channels, "time")
+        self.point = Branch(channels, "point")
+        self.shrink: nn.Module = nn.Identity()
+        if channels_out is not None:
+            self.shrink = nn.Conv2d(
+                channels, channels_out, (1, 3), stride=(1, 2), padding=(0, 1), bias=False
+            )
+            nn.init.xavier_normal_(self.shrink.weight)
+
+    def forward(self, x_BCFT: Tensor) -> Tensor:
+        """Apply the branches in turn and the strided convolution last."""
+        return self.shrink(self.point(self.time(self.frequency(x_BCFT))))
+
+
+class Encoder(nn.Module):
+    """The convolutional backbone of PHALAR (127,344 parameters).
+
+    Frequency keeps its resolution, so that a shift in pitch stays a shift; time is halved five times while
+    the channels grow by half each time, rounded down: 8, 12, 18, 27, 40, 60. Clips never mix.
+
+    Notes
+    -----
+    "PHALAR: Phasors for Learned Musical Audio Representations", arXiv 2605.03929.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = nn.Conv2d(1, FIRST_CHANNELS, 1, bias=False)
+        nn.init.xavier_normal_(self.lift.weight)
+        self.blocks = nn.ModuleList()
+        channels = FIRST_CHANNELS
+        for _ in range(DEPTH):
+            channels_out = channels * 3 // 2
+            self.blocks.extend([Block(channels, channels_out), Block(channels_out)])
+            channels = channels_out
+        self.channels_out = channels
+
+    def forward(self, feature_BCFT: Tensor) -> Tensor:
+        """Encode a feature.
+
+        Parameters
+        ----------
+        feature_BCFT : float tensor [shape=(B, 1, F, T)]
+            Normalised decibels, one frame each 10 ms; any F and T from 1 up.
+
+        Returns
+        -------
+        float tensor [shape=(B, channels_out, F, ceil(T / 32))]
+            One step each 320 ms.
+        """
+        x_BCFT = self.lift(feature_BCFT)
+        for block in self.blocks:
+            x_BCFT = block(x_BCFT)
+        return x_BCFT
