@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -20,7 +19,9 @@ SILENCE_DB = -100.0
 """The level of digital silence, so that levels stay finite."""
 
 
-def read_audio(file: str | PathLike[str] | bytes, *, frames: slice | None = None) -> tuple[np.ndarray, int]:
+def read_audio(
+    file: str | PathLike[str] | bytes, *, frames: slice | None = None
+) -> tuple[np.ndarray, int]:
     """Decode a sound file to its end, whatever its header claims.
 
     Parameters
@@ -48,11 +49,15 @@ def read_audio(file: str | PathLike[str] | bytes, *, frames: slice | None = None
             audio = sound.read(stop - start, dtype="float32", always_2d=True)
             rate_hz = int(sound.samplerate)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(f"{name}: cannot be decoded ({error}); give a WAV, FLAC, AIFF, OGG or MP3 file") from error
+        raise ValueError(
+            f"{name}: cannot be decoded ({error}); give a WAV, FLAC, AIFF, OGG or MP3 file"
+        ) from error
     if len(audio) == 0:
         raise ValueError(f"{name}: holds no samples; replace or remove the file")
     if len(audio) != stop - start:
-        raise ValueError(f"{name}: ends after {len(audio)} of {stop - start} samples; the file is cut off, get it again")
+        raise ValueError(
+            f"{name}: ends after {len(audio)} of {stop - start} samples; it is cut off, get it again"
+        )
     return audio.T, rate_hz
 
 
@@ -62,7 +67,7 @@ def mono(audio: np.ndarray) -> np.ndarray:
 
 
 def resample(audio: np.ndarray, from_hz: int, to_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
-    """Change the rate of a mono signal with soxr HQ: -140 dB of aliasing, flat to 7 kHz at 16 kHz."""
+    """Change the rate of a mono signal with soxr HQ: aliases at -140 dB, flat to 7 kHz of 8."""
     if from_hz == to_hz:
         return audio
     return np.asarray(soxr.resample(audio, from_hz, to_hz, quality="HQ"), dtype=np.float32)
@@ -75,7 +80,7 @@ def load_mono(file: str | PathLike[str] | bytes) -> np.ndarray:
 
 
 def encode(audio: np.ndarray, *, container: str = "FLAC") -> bytes:
-    """Encode mono float audio in [-1, 1] as 16-bit FLAC or WAV bytes; the same input gives the same bytes.
+    """Encode mono float audio in [-1, 1] as 16-bit FLAC or WAV; one input always gives one output.
 
     Raises
     ------
@@ -84,14 +89,14 @@ def encode(audio: np.ndarray, *, container: str = "FLAC") -> bytes:
     """
     peak = float(np.max(np.abs(audio), initial=0.0))
     if not peak <= 1.0:  # also true for NaN
-        raise ValueError(f"encode: peak {peak:g} is not within full scale (1.0); scale the audio before writing")
+        raise ValueError(f"encode: peak {peak:g} is beyond full scale (1.0); scale the audio first")
     buffer = io.BytesIO()
     soundfile.write(buffer, audio, SAMPLE_RATE_HZ, format=container, subtype="PCM_16")
     return buffer.getvalue()
 
 
 def levels_db(audio: np.ndarray) -> np.ndarray:
-    """Root-mean-square level of each `LEVEL_HOP_S` in dB of full scale, float32 (ceil(N / hop),)."""
+    """Root-mean-square level over each `LEVEL_HOP_S` in dB of full scale, (ceil(N / hop),)."""
     hop = round(LEVEL_HOP_S * SAMPLE_RATE_HZ)
     padded = np.pad(audio.astype(np.float64), (0, -len(audio) % hop)).reshape(-1, hop)
     power = np.mean(padded**2, axis=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +37,9 @@ SCHEMA = pa.schema(
         (
             "chords",
             pa.list_(
-                pa.struct([("start_s", pa.float32()), ("end_s", pa.float32()), ("label", pa.string())])
+                pa.struct(
+                    [("start_s", pa.float32()), ("end_s", pa.float32()), ("label", pa.string())]
+                )
             ),
         ),
         ("source_files", pa.list_(pa.struct([("path", pa.string()), ("sha256", pa.string())]))),
@@ -67,7 +68,7 @@ class Track:
 
     source: str
     track: str
-    """Unique within the source; letters, digits, `-` and `_` only, since it becomes part of keys."""
+    """Unique within the source; of letters, digits, `-` and `_`: it becomes part of keys."""
     song: str
     """What the split goes by: all versions of one piece share it."""
     split: str
@@ -96,14 +97,14 @@ def validate(track: Track) -> None:
         raise ValueError(f"{name}: stem names are not unique: {', '.join(sorted(names))}")
     lengths = {len(stem.audio) for stem in track.stems}
     if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(f"{name}: stems of {sorted(lengths)} samples, all must have one length above 0")
+        raise ValueError(f"{name}: stems of {sorted(lengths)} samples, must be one length above 0")
     for stem in track.stems:
         if not np.isfinite(stem.audio).all():
             raise ValueError(f"{name}/{stem.name}: holds samples that are not finite")
 
 
 def to_table(track: Track) -> pa.Table:
-    """Encode a valid track as a table of `SCHEMA`, one row a stem, in the order of `track.stems`."""
+    """Encode a valid track as a table of `SCHEMA`: one row a stem, in the order of `stems`."""
     validate(track)
     shared = {
         "source": track.source,
@@ -150,7 +151,7 @@ def write_tables(path: Path, tables: Iterable[pa.Table]) -> int:
         for table in tables:
             writer.write_table(table, row_group_size=max(table.num_rows, 1))
             count += 1
-    os.replace(aside, path)
+    aside.replace(path)
     return count
 
 
@@ -184,17 +185,18 @@ def read_index(folder: Path, split: str) -> list[TrackIndex]:
     """
     paths = sorted(folder.glob(f"{split}-*.parquet"))
     if not paths:
-        raise ValueError(f"{folder}: no {split}-*.parquet; run the prepare stage of this source first")
+        raise ValueError(f"{folder}: no {split}-*.parquet; run prepare for this source first")
     return [index for path in paths for index in _index_file(path)]
 
 
 def _index_file(path: Path) -> Iterator[TrackIndex]:
-    columns = [name for name in SCHEMA.names if name not in ("audio", "beats_s", "downbeats_s", "chords")]
+    heavy = ("audio", "beats_s", "downbeats_s", "chords")
+    columns = [name for name in SCHEMA.names if name not in heavy]
     try:
         with pq.ParquetFile(path) as file:
             groups = [file.read_row_group(g, columns=columns) for g in range(file.num_row_groups)]
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: damaged parquet ({error}); delete it and prepare this source again") from error
+        raise _damaged(path, error) from error
     for number, table in enumerate(groups):
         rows = table.to_pylist()
         first = rows[0]
@@ -215,6 +217,10 @@ def _index_file(path: Path) -> Iterator[TrackIndex]:
         )
 
 
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: damaged ({error}); delete it and prepare this source again")
+
+
 def read_stems(index: TrackIndex) -> np.ndarray:
     """Decode all stems of a track to float32 (S, N).
 
@@ -227,14 +233,14 @@ def read_stems(index: TrackIndex) -> np.ndarray:
         with pq.ParquetFile(index.path) as file:
             column = file.read_row_group(index.row_group, columns=["audio"])["audio"]
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{index.path}: damaged parquet ({error}); delete it and prepare this source again") from error
+        raise _damaged(index.path, error) from error
     stems = np.empty((len(index.stems), index.samples), dtype=np.float32)
     for row, value in enumerate(column.to_pylist()):
         sound, _ = audio.read_audio(value["bytes"])
         if sound.shape[1] != index.samples:
             raise ValueError(
-                f"{index.path}: {value['path']} holds {sound.shape[1]} samples, its row says {index.samples}; "
-                "delete the file and prepare this source again"
+                f"{index.path}: {value['path']} holds {sound.shape[1]} samples, "
+                f"its row says {index.samples}; delete the file and prepare this source again"
             )
         stems[row] = sound[0]
     return stems
