@@ -56,7 +56,7 @@ def read_audio(
         raise ValueError(f"{name}: holds no samples; replace or remove the file")
     if len(audio) != stop - start:
         raise ValueError(
-            f"{name}: ends after {len(audio)} of {stop - start} samples; it is cut off, get it again"
+            f"{name}: ends after {len(audio)} of {stop - start} samples; it is cut, get it again"
         )
     return audio.T, rate_hz
 

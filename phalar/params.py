@@ -305,7 +305,7 @@ def load(path: Path) -> Params:
         raw = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise ValueError(
-            f"{path}: no such file; run in the project's folder or pass --params"
+            f"{path}: no such file; run in the project's folder or use --params"
         ) from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
