@@ -22,11 +22,11 @@ def _song(rng: np.random.Generator, seconds: float, source: str, name: str, spli
     tempo_bpm = float(rng.uniform(80, 160))
     root_hz = float(rng.uniform(110, 220))
     beat = time_s * tempo_bpm / 60
-    decay = np.exp(-6 * (beat % 1))
+    decay = np.exp(-3 * (beat % 1))
     chord = (1.0, 1.25, 1.5)
     step = np.choose((2 * beat).astype(int) % 3, chord)
     sounds = {
-        "drums": decay**3 * rng.standard_normal(len(time_s)),
+        "drums": decay * rng.standard_normal(len(time_s)),
         "bass": decay * np.sin(np.pi * root_hz * time_s),
         "guitar": sum(np.sin(2 * np.pi * root_hz * ratio * time_s) for ratio in chord),
         "piano": decay * np.sin(4 * np.pi * root_hz * step * time_s),
