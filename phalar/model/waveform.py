@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.functional import resample
 
-SAMPLE_RATE_HZ = 16_000
+from phalar.model.cqt import SAMPLE_RATE_HZ
+
 SHORTEST_S = 0.5
 
 # Above this a filter would take hundreds of megabytes; every rate in use needs 640 at most.
