@@ -1,0 +1,121 @@
+"""Stage `download`: fetch a source once, and say of each file where it is from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phalar import sources
+from phalar.params import Params
+
+logger = logging.getLogger(__name__)
+
+RECEIPT = "receipt.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What lies in a source's download folder after the stage."""
+
+    source: str
+    files: int
+    size_bytes: int
+    fetched: bool
+    """False where everything was there and whole."""
+
+
+def run(params: Params, source: str) -> Summary:
+    """Fetch a source aside and put it into place, unless it is there and whole.
+
+    Raises
+    ------
+    ValueError
+        There is no such source.
+    OSError
+        It cannot be fetched, is not what params.yaml says, or cannot be written.
+    """
+    module = sources.load(source)
+    folder = params.paths.download(source)
+    wanted = getattr(params.download, source).model_dump(mode="json")
+    try:
+        receipt = read_receipt(folder)
+        verify(folder, receipt, wanted)
+    except ValueError as error:
+        logger.info("download %s: %s", source, error)
+    else:
+        return _summary(receipt, fetched=False)
+    aside = folder.with_name(folder.name + ".part")
+    aside.mkdir(parents=True, exist_ok=True)
+    files = module.download(getattr(params.download, source), aside)
+    receipt = {
+        "source": source,
+        "params": wanted,
+        "licence": module.LICENCE,
+        "credits": module.CREDITS,
+        "files": [
+            {"path": file.path, "url": file.url, "bytes": size, "sha256": sha256}
+            for file in files
+            for size, sha256 in [_fingerprint(aside / file.path)]
+        ],
+    }
+    (aside / RECEIPT).write_text(json.dumps(receipt, indent=1) + "\n")
+    _drop_others(aside, receipt)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(aside, folder)
+    return _summary(receipt, fetched=True)
+
+
+def read_receipt(folder: Path) -> dict[str, Any]:
+    """Read the receipt of a download folder.
+
+    Raises
+    ------
+    ValueError
+        It is missing or damaged.
+    """
+    path = folder / RECEIPT
+    try:
+        receipt = json.loads(path.read_text())
+        _ = receipt["source"], receipt["params"], [(f["path"], f["sha256"]) for f in receipt["files"]]
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there; run the download stage of this source") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); run the download stage of this source") from None
+    return dict(receipt)
+
+
+def verify(folder: Path, receipt: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise `ValueError` with the first reason why a download is not what it should be."""
+    if receipt["params"] != wanted:
+        raise ValueError(f"{folder} was made with {receipt['params']}, now {wanted} is wanted")
+    for file in receipt["files"]:
+        path = folder / file["path"]
+        if not path.is_file():
+            raise ValueError(f"{path} is missing")
+        if _fingerprint(path) != (file["bytes"], file["sha256"]):
+            raise ValueError(f"{path} has other bytes than the receipt says")
+
+
+def _fingerprint(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _drop_others(folder: Path, receipt: dict[str, Any]) -> None:
+    """Remove what an earlier try left and the receipt does not name."""
+    named = {RECEIPT, *(file["path"] for file in receipt["files"])}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in named:
+            path.unlink()
+
+
+def _summary(receipt: dict[str, Any], *, fetched: bool) -> Summary:
+    files = receipt["files"]
+    return Summary(receipt["source"], len(files), sum(file["bytes"] for file in files), fetched)

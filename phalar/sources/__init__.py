@@ -1,0 +1,123 @@
+"""Where music comes from: the table of sources, and what each of their modules offers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from phalar.tracks import Track
+
+SOURCES = {
+    "chorales": "phalar.sources.chorales",
+    "bands": "phalar.sources.bands",
+}
+"""A new source is a module with the functions of `Source`, a line here, and its sections in params.yaml."""
+
+INSTRUMENTS = (
+    "piano",
+    "mallets",
+    "organ",
+    "guitar",
+    "bass",
+    "strings",
+    "voice",
+    "brass",
+    "reeds",
+    "pipes",
+    "lead",
+    "pad",
+    "plucked",
+    "percussion",
+    "effects",
+    "drums",
+    "other",
+)
+"""Families of instruments that all sources share."""
+
+
+class Unwanted(Exception):
+    """A track is sound but not what this source is for; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A downloaded file and where it is from."""
+
+    path: str
+    """Below the source's download folder, with `/`."""
+    url: str
+    """Address, or package URL such as `pkg:pypi/music21@10.5.1#music21/corpus/bach/bwv1.6.mxl`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A track that can be made."""
+
+    track: str
+    """Name, unique within the source, of `[A-Za-z0-9_-]`."""
+    files: tuple[str, ...]
+    """What it is made from: paths below the source's download folder."""
+    rendition: int = 0
+    """Which performance, where a score is played several times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What `make` needs to know about a track besides its scan."""
+
+    source: str
+    entry: Entry
+    song: str
+    split: str
+    licence: str
+    seed: int
+    source_files: tuple[tuple[str, str], ...]
+
+    def rng(self) -> np.random.Generator:
+        """Chance of this track alone, whatever else is made and in whatever order."""
+        first = hashlib.sha256("/".join([self.source, *self.entry.files]).encode()).digest()
+        words = [self.seed, self.entry.rendition, *np.frombuffer(first, dtype="<u4").tolist()]
+        return np.random.default_rng(words)
+
+
+class Source(Protocol):
+    """The functions of a source's module. `params` is its own section of params.yaml."""
+
+    LICENCE: str
+    """SPDX name and what it covers."""
+    CREDITS: str
+    """Who made the music, and where it is at home."""
+
+    def download(self, params: Any, folder: Path, /) -> list[File]:
+        """Put everything into an empty folder, or into one that an earlier try left."""
+
+    def find(self, folder: Path, params: Any, /) -> list[Entry]:
+        """List the tracks that there could be, in an order that never changes."""
+
+    def scan(self, folder: Path, files: tuple[str, ...], /) -> Any:
+        """Read what `songs` and `make` need; `Unwanted` or `ValueError` drops the track."""
+
+    def songs(self, scans: Sequence[Any], /) -> list[str]:
+        """Name the song of each scan; variants of one song share it."""
+
+    def make(self, job: Job, scan: Any, folder: Path, params: Any, /) -> Track:
+        """Make the track; `Unwanted` or `ValueError` drops it."""
+
+
+def load(name: str) -> Source:
+    """Import the module of a source.
+
+    Raises
+    ------
+    ValueError
+        There is no such source; the message lists those there are.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"source {name!r} is not known; choose from {', '.join(SOURCES)}")
+    return cast(Source, importlib.import_module(SOURCES[name]))
