@@ -1,0 +1,174 @@
+"""Load a model by path or registry name; embed and score sound from files or arrays."""
+
+from __future__ import annotations
+
+import logging
+import re
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phalar import audio
+from phalar.model import Phalar, weights
+
+logger = logging.getLogger(__name__)
+
+Sound = str | PathLike[str] | NDArray[np.floating] | Tensor
+
+LONGEST_S = 10.0
+"""Models are trained on clips of up to this length; of longer sound, so much is heard."""
+
+REGISTERED = re.compile(r"(models:/)?[\w-]+(@[\w-]+|/\d+|/latest)?")
+"""`phalar`, `phalar@candidate`, `phalar/3`, with MLflow's `models:/` before it or not."""
+
+
+def load_model(name: str | PathLike[str]) -> Phalar:
+    """Load a model from disk or from the registry, ready to embed (on the CPU, in evaluation mode).
+
+    Parameters
+    ----------
+    name : str or path
+        A folder with `model.safetensors` and `model.json` or the former itself; else a name in the
+        MLflow registry: `phalar@candidate` (an alias), `phalar/3` (a version), `phalar` (the
+        newest). MLFLOW_TRACKING_URI says where the registry is, by default `mlflow.db` here.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is neither a path nor, in form, the name of a registered model.
+    ValueError
+        The files are damaged, or the registry has no such model.
+
+    Examples
+    --------
+    >>> model = phalar.load_model("data/train")  # doctest: +SKIP
+    """
+    path, text = Path(name), str(name)
+    if path.exists():
+        return weights.load_model(path)
+    if isinstance(name, PathLike) or not REGISTERED.fullmatch(text):
+        raise FileNotFoundError(
+            f"{text}: no such model; give a folder with model.safetensors and model.json, or a "
+            "registered name such as phalar@candidate"
+        )
+    # MLflow takes seconds to import, and a model on disk does not need it.
+    from phalar import register
+
+    return weights.load_model(register.fetch(text))
+
+
+def embed(
+    model: Phalar,
+    sound: Sound,
+    *,
+    sample_rate: int | None = None,
+    start_s: float = 0.0,
+    seconds: float = LONGEST_S,
+) -> Tensor:
+    """Embed one moment of a file or an array.
+
+    Parameters
+    ----------
+    model : Phalar
+        From `load_model`, on any device.
+    sound : path, or float or int16 array [shape=(N,) or (channels, N)]
+        A sound file of any rate and number of channels, or samples; floats have 1.0 as full scale.
+    sample_rate : int, optional
+        In Hz; needed for arrays, and not used for files.
+    start_s, seconds : float
+        The moment that is heard: where it starts and how long it is at most. Longer clips than
+        10 s are beyond what models are trained on.
+
+    Returns
+    -------
+    complex64 tensor [shape=(512,)]
+
+    Raises
+    ------
+    ValueError
+        The sound cannot be read, ends before the moment, or is under 0.5 s.
+    """
+    heard = _moment(sound, sample_rate, start_s=start_s, seconds=seconds)
+    return model.embed(heard, audio.SAMPLE_RATE_HZ)
+
+
+def score(
+    model: Phalar,
+    a: Sound,
+    b: Sound,
+    *,
+    sample_rate: int | None = None,
+    start_s: float = 0.0,
+    seconds: float = LONGEST_S,
+) -> float:
+    """Score how well two parts of music fit when both start together; higher is better.
+
+    The score does not depend on the order. Its scale is the model's own: compare scores of one
+    model with each other. Both are cut to the length of the shorter one, because an embedding
+    measures time in fractions of what it heard. Parameters and errors are those of `embed`.
+    """
+    heard = [_moment(sound, sample_rate, start_s=start_s, seconds=seconds) for sound in (a, b)]
+    shorter = min(len(sound) for sound in heard)
+    clips = np.stack([sound[:shorter] for sound in heard])
+    z_a, z_b = model.embed(clips, audio.SAMPLE_RATE_HZ)
+    return float(model.score(z_a, z_b))
+
+
+def _moment(
+    sound: Sound, sample_rate: int | None, *, start_s: float, seconds: float
+) -> NDArray[np.float32]:
+    """Read, mix down and resample sound, and cut the moment that is to be heard."""
+    if start_s < 0 or seconds <= 0:
+        raise ValueError(
+            f"moment from {start_s:g} s for {seconds:g} s: must start at 0 or later and be "
+            "longer than 0"
+        )
+    if isinstance(sound, str | PathLike):
+        name, whole = str(sound), _read(Path(sound))
+    else:
+        name, whole = f"array {tuple(sound.shape)}", _from_array(sound, sample_rate)
+    start, stop = (round(time_s * audio.SAMPLE_RATE_HZ) for time_s in (start_s, start_s + seconds))
+    if start >= len(whole):
+        raise ValueError(
+            f"{name}: ends at {len(whole) / audio.SAMPLE_RATE_HZ:.1f} s, before the moment at "
+            f"{start_s:g} s; choose an earlier one"
+        )
+    if (start_s, seconds) == (0.0, LONGEST_S) and stop < len(whole):
+        logger.warning(
+            "%s: %.1f s long, only its first %g s are heard; choose another moment by its start",
+            name,
+            len(whole) / audio.SAMPLE_RATE_HZ,
+            seconds,
+        )
+    return whole[start:stop]
+
+
+def _read(path: Path) -> NDArray[np.float32]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a sound file")
+    return audio.load_mono(path)
+
+
+def _from_array(
+    sound: NDArray[np.floating] | Tensor, sample_rate: int | None
+) -> NDArray[np.float32]:
+    """Check an array of samples, and bring it to mono at the model's rate."""
+    shape = tuple(sound.shape)
+    if sample_rate is None:
+        raise ValueError(f"array {shape}: has no sample rate of its own; pass sample_rate in Hz")
+    samples = sound.detach().cpu().numpy() if isinstance(sound, torch.Tensor) else sound
+    if samples.ndim == 2 and shape[0] > shape[1]:
+        raise ValueError(
+            f"array {shape}: more channels than samples; transpose it to (channels, N)"
+        )
+    if samples.ndim not in (1, 2) or not samples.size:
+        raise ValueError(f"array {shape}: must be (N,) or (channels, N), and not empty")
+    if samples.dtype == np.int16:
+        samples = samples / np.float32(2**15)
+    if not np.issubdtype(samples.dtype, np.floating) or not np.isfinite(samples).all():
+        raise ValueError(f"array {shape} of {samples.dtype}: must be of finite floats or int16")
+    return audio.resample(audio.mono(samples), sample_rate)
