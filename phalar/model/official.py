@@ -116,8 +116,8 @@ def _read(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([(_member_value, name) for name in named]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, TypeError, LookupError, EOFError) as error:
-        # torch's text goes on to advise unrestricted loading; its first line says what is wrong.
-        reason = str(error).partition("\n")[0]
+        # torch wraps the cause in advice to load without restriction.
+        reason = str(error.__context__ or error).partition("\n")[0]
         raise ValueError(f"{path}: refused, its pickle cannot be read safely ({reason})") from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path}: holds {type(checkpoint).__name__}, must be a dictionary")
