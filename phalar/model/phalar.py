@@ -76,8 +76,9 @@ class Phalar(nn.Module):
     """Embed clips so that two parts of the same moment of a song get a high score.
 
     Waveform -> front end -> backbone -> pooling -> head -> 512 complex numbers. The front end is
-    float32 always; under autocast the backbone alone computes in bfloat16, and what follows it (2
-    % of the multiplications, all of the phase) is float32 again.
+    float32 always; under autocast the backbone alone computes in bfloat16, and what follows it, a
+    fiftieth of the multiplications and all of the phase, is float32 again. Embeddings then differ
+    from float32 ones by 3 % of their length.
 
     Parameters
     ----------
@@ -181,6 +182,8 @@ class Phalar(nn.Module):
         >>> model.embed(torch.randn(2, 44_100), 44_100, channel_axis=0).shape
         torch.Size([512])
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size: {batch_size} is not 1 or more")
         clips = as_clips(audio, sample_rate, channel_axis=channel_axis)
         clips_BN = clips.reshape(-1, clips.shape[-1])
         device = next(self.parameters()).device

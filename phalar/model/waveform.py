@@ -67,7 +67,7 @@ def as_clips(
         if wave.shape[channel_axis] == 0:
             raise ValueError(f"audio of shape {shape}: no channels along axis {channel_axis}")
         wave = wave.mean(dim=channel_axis)
-    if wave.ndim not in (1, 2) or wave.shape[0] == 0:
+    if wave.ndim not in (1, 2) or (wave.ndim == 2 and len(wave) == 0):
         raise ValueError(
             f"audio of shape {shape}: must be (samples,) or (clips, samples) with at least one "
             "clip; name the axis of the channels, if there is one, with channel_axis"
