@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -48,8 +48,10 @@ class Download(Strict):
 
 
 class Splits(Strict):
-    """Shares of the songs."""
+    """Shares of the songs, which a hash of each song's name shares out."""
 
+    salt: int
+    """Another number shares the songs out in another way."""
     train: Fraction
     valid: Fraction
     test: Fraction
@@ -148,15 +150,22 @@ class Adam(Strict):
     weight_decay: float
 
 
+class Decay(Strict):
+    """How the learning rates fall to zero at the end."""
+
+    shape: Literal["linear", "cosine"]
+    fraction: Fraction
+    """Share of the steps over which they fall; 0 for none (the paper)."""
+
+
 class Optimiser(Strict):
     """Optimisers and their schedule."""
 
     muon: Muon
     adam: Adam
     warmup_steps: Annotated[int, Field(ge=0)]
-    decay_fraction: Fraction
-    """Share of the steps, at the end, over which the rates fall linearly to zero; 0 for none."""
-    ema_decay: Fraction
+    decay: Decay
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
     """Decay per step of the averaged weights that are validated and exported; 0 for none."""
 
 
@@ -185,27 +194,61 @@ class Augment(Strict):
     noises: Noises
 
 
+class Nodes(Strict):
+    """Several machines, each of which runs the same command; they meet by torchrun's rendezvous."""
+
+    count: Positive
+    endpoint: str
+    """`host:port` on one of them."""
+    id: str
+    """Any name that the runs of one training share."""
+
+
+class Validate(Strict):
+    """Accuracy on frozen trials of the valid split, which decides which weights are kept."""
+
+    every_steps: Positive
+    """It is also measured after the last step."""
+    pairs: Positive
+    """At most so many of each source are heard: the first whole trials that they suffice for."""
+    candidates: Positive
+    """K of the trials; one of render.trial_candidates."""
+    clip_s: PositiveFloat
+    """How much of each pair the model hears, from its start."""
+    patience: Positive | None
+    """Stop after so many validations without a better one; null: never."""
+
+
 class Train(Strict):
     """The train stage."""
 
     seed: int
     variant: Literal["full", "gap", "magnitude", "cosine", "psd", "hermitian", "mel", "cocola"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
     steps: Positive
     batch_pairs: Positive
     """Pairs of a global batch, over all processes."""
     crop_s: Annotated[list[PositiveFloat], Field(min_length=1)]
     """Lengths of a batch's clips; each batch draws one of them."""
     devices: Literal["auto", "cpu"] | Positive
-    """`auto`: one process a GPU, or one on the CPU; a number: so many processes."""
+    """`auto`: one process a GPU, or one on the CPU; a number: so many processes on each node."""
+    nodes: Nodes | None
+    threads: Workers
+    """Threads of each training process; `auto`: the cores shared evenly."""
     workers: Annotated[int, Field(ge=0)]
     """Loader processes for each training process."""
-    precision: Literal["auto", "float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16", "float64"]
+    """Of the network; `auto`: bfloat16 on GPUs that have it, else float32."""
     compile: Literal["auto"] | bool
+    """torch.compile of the backbone; `auto`: where it pays and can be done."""
+    recompute_clips: Positive | None
+    """Save memory: in the backward pass compute activations anew, so many clips at a time."""
     loss: Loss
     optimiser: Optimiser
     augment: Augment
-    validate_every_steps: Positive
+    log_every_steps: Positive
     checkpoint_every_s: PositiveFloat
+    validate_: Annotated[Validate, Field(alias="validate")]
 
 
 class Evaluate(Strict):
@@ -282,6 +325,13 @@ class Params(Strict):
     register_: Annotated[Register, Field(alias="register")]
     tracking: Tracking
 
+    _paths: Paths = PrivateAttr(default=Paths(Path("data")))
+
+    @property
+    def paths(self) -> Paths:
+        """Where everything lies: `data/` beside the file that the parameters were read from."""
+        return self._paths
+
     @model_validator(mode="after")
     def _sources_are_known(self) -> Params:
         known = list(Download.model_fields)
@@ -310,10 +360,12 @@ def load(path: Path) -> Params:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     try:
-        return Params.model_validate(raw)
+        params = Params.model_validate(raw)
     except ValidationError as error:
         lines = dict.fromkeys(_explain(path, e) for e in error.errors())
         raise ValueError("\n".join(lines)) from None
+    params._paths = Paths(path.parent / "data")
+    return params
 
 
 def _explain(path: Path, error: Any) -> str:
