@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +65,9 @@ def run(params: Params, source: str) -> Summary:
     }
     (aside / RECEIPT).write_text(json.dumps(receipt, indent=1) + "\n")
     _drop_others(aside, receipt)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
+    if folder.exists():
+        shutil.rmtree(folder)
+    aside.replace(folder)
     return _summary(receipt, fetched=True)
 
 
@@ -82,11 +82,12 @@ def read_receipt(folder: Path) -> dict[str, Any]:
     path = folder / RECEIPT
     try:
         receipt = json.loads(path.read_text())
-        _ = receipt["source"], receipt["params"], [(f["path"], f["sha256"]) for f in receipt["files"]]
+        _ = receipt["source"], receipt["params"]
+        _ = [(file["path"], file["bytes"], file["sha256"]) for file in receipt["files"]]
     except FileNotFoundError:
-        raise ValueError(f"{path} is not there; run the download stage of this source") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}); run the download stage of this source") from None
+        raise ValueError(f"{path} is missing; run the download stage of this source") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); delete it and run download") from None
     return dict(receipt)
 
 
@@ -111,8 +112,11 @@ def _fingerprint(path: Path) -> tuple[int, str]:
 def _drop_others(folder: Path, receipt: dict[str, Any]) -> None:
     """Remove what an earlier try left and the receipt does not name."""
     named = {RECEIPT, *(file["path"] for file in receipt["files"])}
-    for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).as_posix() not in named:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path.relative_to(folder).as_posix() not in named:
             path.unlink()
 
 

@@ -18,21 +18,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow.parquet as pq
-
 from phalar import download, progress, sources, tracks
+from phalar.audio import SAMPLE_RATE_HZ
 from phalar.params import Params, Splits, digest
-from phalar.sources import Entry, Job, Unwanted
+from phalar.sources import Job, Unwanted
 
 logger = logging.getLogger(__name__)
 
 TRACKS_A_FILE = 64
 REPORT = "report.json"
 
-In = TypeVar("In")
-Out = TypeVar("Out")
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Applies a function to each item, in order, in this process or in several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,15 @@ class Kept:
     """A track that lies aside as a parquet file of its own."""
 
     track: str
-    split: str
     song: str
-    stems: int
+    split: str
+    instruments: list[str]
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the stage kept of a source."""
+    """What the stage made of a source; `report.json` in an object."""
 
     source: str
     found: int
@@ -66,6 +66,8 @@ class Summary:
     dropped: list[Dropped]
     splits: dict[str, dict[str, float]]
     """Songs, tracks, stems and seconds of each split."""
+    instruments: dict[str, int]
+    """Stems of each family, the most frequent first."""
 
 
 def run(params: Params, source: str) -> Summary:
@@ -82,21 +84,17 @@ def run(params: Params, source: str) -> Summary:
     OSError
         A worker died, or the disk is full or cannot be written.
     """
-    aside = _open_aside(params, source)
-    jobs, dropped = plan(params, source)
-    section = getattr(params.prepare, source)
-    make = partial(make_track, folder=params.paths.download(source), section=section, aside=aside)
-    with _mapper(params) as mapper, progress.track(len(jobs), f"prepare {source}", unit="tracks") as tick:
-        made = []
-        for outcome in mapper(make, jobs):
-            made.append(outcome)
-            tick(1)
+    aside = open_aside(params, source)
+    with process_map(params.prepare.workers) as mapper:
+        jobs, dropped = plan(params, source, mapper)
+        make = partial(make_track, params=params, aside=aside)
+        made = _counted(mapper(make, jobs), len(jobs), f"prepare {source}", unit="tracks")
     kept = [outcome for outcome in made if isinstance(outcome, Kept)]
     dropped += [outcome for outcome in made if isinstance(outcome, Dropped)]
-    return _finish(params, source, kept, dropped)
+    return finish(params, source, kept, dropped)
 
 
-def plan(params: Params, source: str) -> tuple[list[tuple[Job, Any]], list[Dropped]]:
+def plan(params: Params, source: str, mapper: Map) -> tuple[list[tuple[Job, Any]], list[Dropped]]:
     """Scan the pieces, tell songs apart, and give each track its split.
 
     Returns
@@ -113,32 +111,32 @@ def plan(params: Params, source: str) -> tuple[list[tuple[Job, Any]], list[Dropp
     for path in (path for files in pieces for path in files):
         if path not in checksums:
             raise ValueError(f"{folder / path} is not in the receipt; run the download stage again")
-    with _mapper(params) as mapper, progress.track(len(pieces), f"scan {source}", unit="pieces") as tick:
-        scans = {}
-        for files, scan in zip(pieces, mapper(partial(scan_piece, source, folder), pieces), strict=True):
-            scans[files] = scan
-            tick(1)
-    usable = [files for files in pieces if not isinstance(scans[files], Dropped)]
-    names = module.songs([scans[files] for files in usable])
-    song_of = dict(zip(usable, names, strict=True))
-    jobs: list[tuple[Job, Any]] = []
-    dropped: list[Dropped] = []
-    for entry in entries:
-        scan = scans[entry.files]
-        if isinstance(scan, Dropped):
-            dropped.append(Dropped(entry.track, scan.reason, scan.bad))
-            continue
-        song = song_of[entry.files]
-        job = Job(
-            source=source,
-            entry=entry,
-            song=song,
-            split=split_of(source, song, params.prepare.split),
-            licence=module.LICENCE,
-            seed=params.prepare.seed,
-            source_files=tuple((path, checksums[path]) for path in entry.files),
+    scanned = mapper(partial(scan_piece, source, folder), pieces)
+    found = _counted(scanned, len(pieces), f"scan {source}", unit="pieces")
+    scans = dict(zip(pieces, found, strict=True))
+    usable = {files: scan for files, scan in scans.items() if not isinstance(scan, Dropped)}
+    songs = dict(zip(usable, module.songs(list(usable.values())), strict=True))
+    jobs = [
+        (
+            Job(
+                source=source,
+                entry=entry,
+                song=songs[entry.files],
+                split=split_of(source, songs[entry.files], params.prepare.split),
+                licence=module.LICENCE,
+                seed=params.prepare.seed,
+                source_files=tuple((path, checksums[path]) for path in entry.files),
+            ),
+            usable[entry.files],
         )
-        jobs.append((job, scan))
+        for entry in entries
+        if entry.files in usable
+    ]
+    dropped = [
+        Dropped(entry.track, scans[entry.files].reason, scans[entry.files].bad)
+        for entry in entries
+        if entry.files not in usable
+    ]
     return jobs, dropped
 
 
@@ -159,36 +157,37 @@ def scan_piece(source: str, folder: Path, files: tuple[str, ...]) -> Any:
         return Dropped("", str(error), bad=not isinstance(error, Unwanted))
 
 
-def make_track(
-    task: tuple[Job, Any], *, folder: Path, section: Any, aside: Path
-) -> Kept | Dropped:
+def make_track(task: tuple[Job, Any], *, params: Params, aside: Path) -> Kept | Dropped:
     """Make one track as a parquet file of its own, unless a run before this one did."""
     job, scan = task
-    path = aside / "tracks" / f"{job.entry.track}.parquet"
+    name, source = job.entry.track, job.source
+    path = _track_file(aside, name)
     if not path.exists():
+        folder, section = params.paths.download(source), getattr(params.prepare, source)
         try:
-            track = sources.load(job.source).make(job, scan, folder, section)
-            table = tracks.to_table(track)
+            table = tracks.to_table(sources.load(source).make(job, scan, folder, section))
         except (Unwanted, ValueError) as error:
-            return Dropped(job.entry.track, str(error), bad=not isinstance(error, Unwanted))
+            return Dropped(name, str(error), bad=not isinstance(error, Unwanted))
         tracks.write_tables(path, [table])
-    with pq.ParquetFile(path) as file:
-        samples = file.read(columns=["samples"])["samples"].to_pylist()
-    seconds = samples[0] / tracks.audio.SAMPLE_RATE_HZ
-    return Kept(job.entry.track, job.split, job.song, len(samples), seconds)
+    rows = pq.read_table(path, columns=["instrument", "samples"]).to_pylist()
+    seconds = rows[0]["samples"] / SAMPLE_RATE_HZ
+    return Kept(name, job.song, job.split, [row["instrument"] for row in rows], seconds)
 
 
-def _open_aside(params: Params, source: str) -> Path:
-    """Folder for what is not finished; emptied where it was begun with anything different."""
-    aside = params.paths.prepare(source).with_name(f"{source}.part")
+def open_aside(params: Params, source: str) -> Path:
+    """Make the folder for what is not finished; it starts empty where anything has changed."""
+    aside = _aside(params, source)
+    here = Path(__file__).parent
+    code = [here / f"{name}.py" for name in ("prepare", "tracks", "audio")]
+    code += sorted((here / "sources").glob("*.py"))
     key = {
+        "seed": params.prepare.seed,
         "split": digest(params.prepare.split),
         "section": digest(getattr(params.prepare, source)),
-        "seed": params.prepare.seed,
         "receipt": download.read_receipt(params.paths.download(source)),
-        "code": _code_digest(),
+        "code": hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest(),
     }
-    text = json.dumps(key, sort_keys=True)
+    text = json.dumps(key)
     path = aside / "key.json"
     if not path.exists() or path.read_text() != text:
         shutil.rmtree(aside, ignore_errors=True)
@@ -197,75 +196,98 @@ def _open_aside(params: Params, source: str) -> Path:
     return aside
 
 
-def _code_digest() -> str:
-    """SHA-256 of the code that decides what a track sounds like."""
-    here = Path(__file__).parent
-    files = [here / "prepare.py", here / "tracks.py", here / "audio.py", *sorted((here / "sources").glob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
-def _finish(params: Params, source: str, kept: list[Kept], dropped: list[Dropped]) -> Summary:
+def finish(params: Params, source: str, kept: list[Kept], dropped: list[Dropped]) -> Summary:
     """Check the whole, join the tracks by split, write the report, and put all into place."""
-    bad = [drop for drop in dropped if drop.bad]
-    found = len(kept) + len(dropped)
-    if len(bad) > params.prepare.max_bad_fraction * found:
-        for drop in bad:
-            logger.error("prepare %s: %s: %s", source, drop.track, drop.reason)
-        raise ValueError(
-            f"prepare {source}: {len(bad)} of {found} tracks are bad, prepare.max_bad_fraction is "
-            f"{params.prepare.max_bad_fraction:g}; the first is {bad[0].track}: {bad[0].reason}"
-        )
-    splits = {}
-    for split in tracks.SPLITS:
-        members = [track for track in kept if track.split == split]
+    _refuse_bad(params, source, len(kept), dropped)
+    splits = {split: [track for track in kept if track.split == split] for split in tracks.SPLITS}
+    for split, members in splits.items():
         if not members:
-            raise ValueError(
-                f"prepare {source}: no song fell into split {split!r}; change prepare.split"
-            )
-        splits[split] = {
-            "songs": len({track.song for track in members}),
-            "tracks": len(members),
-            "stems": sum(track.stems for track in members),
-            "seconds": round(sum(track.seconds for track in members), 3),
-        }
-    summary = Summary(source, found, len(kept), dropped, splits)
-    final = params.paths.prepare(source)
-    aside = final.with_name(f"{source}.part")
+            raise ValueError(f"prepare {source}: split {split!r} is empty; change prepare.split")
+    summary = Summary(
+        source=source,
+        found=len(kept) + len(dropped),
+        kept=len(kept),
+        dropped=dropped,
+        splits={split: _counts(members) for split, members in splits.items()},
+        instruments=dict(Counter(word for k in kept for word in k.instruments).most_common()),
+    )
+    aside = _aside(params, source)
     whole = aside / "whole"
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
-    for split in tracks.SPLITS:
-        names = [track.track for track in kept if track.split == split]
-        for number, first in enumerate(range(0, len(names), TRACKS_A_FILE)):
-            paths = [aside / "tracks" / f"{name}.parquet" for name in names[first : first + TRACKS_A_FILE]]
-            tracks.write_tables(whole / f"{split}-{number:05d}.parquet", map(pq.read_table, paths))
+    for split, members in splits.items():
+        for number, first in enumerate(range(0, len(members), TRACKS_A_FILE)):
+            group = members[first : first + TRACKS_A_FILE]
+            tables = (pq.read_table(_track_file(aside, track.track)) for track in group)
+            tracks.write_tables(whole / f"{split}-{number:05d}.parquet", tables)
     (whole / REPORT).write_text(json.dumps(asdict(summary), indent=1) + "\n")
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(whole, final)
+    final = params.paths.prepare(source)
+    if final.exists():
+        shutil.rmtree(final)
+    whole.replace(final)
     shutil.rmtree(aside)
     return summary
 
 
-Mapper = Callable[[Callable[[In], Out], Sequence[In]], Iterable[Out]]
+def _aside(params: Params, source: str) -> Path:
+    return params.paths.prepare(source).with_name(f"{source}.part")
+
+
+def _track_file(aside: Path, track: str) -> Path:
+    return aside / "tracks" / f"{track}.parquet"
+
+
+def _counts(members: Sequence[Kept]) -> dict[str, float]:
+    """Songs, tracks, stems and seconds of a split."""
+    return {
+        "songs": len({track.song for track in members}),
+        "tracks": len(members),
+        "stems": sum(len(track.instruments) for track in members),
+        "seconds": round(sum(track.seconds for track in members), 3),
+    }
+
+
+def _refuse_bad(params: Params, source: str, kept: int, dropped: Sequence[Dropped]) -> None:
+    """Raise where more tracks are bad than `prepare.max_bad_fraction` allows."""
+    bad = [drop for drop in dropped if drop.bad]
+    found = kept + len(dropped)
+    for drop in bad:
+        logger.warning("prepare %s: %s is bad: %s", source, drop.track, drop.reason)
+    if len(bad) > params.prepare.max_bad_fraction * found:
+        raise ValueError(
+            f"prepare {source}: {len(bad)} of {found} tracks are bad, prepare.max_bad_fraction is "
+            f"{params.prepare.max_bad_fraction:g}; the first is {bad[0].track}: {bad[0].reason}"
+        )
+
+
+def _counted(items: Iterable[Any], total: int, name: str, *, unit: str) -> list[Any]:
+    """Collect items as they come, and show how many there are."""
+    collected = []
+    with progress.track(total, name, unit=unit) as tick:
+        for item in items:
+            collected.append(item)
+            tick()
+    return collected
 
 
 @contextmanager
-def _mapper(params: Params) -> Iterator[Any]:
-    """Yield a `map` that keeps order, in processes of one thread each where there are several."""
-    wanted = params.prepare.workers
-    workers = (os.cpu_count() or 1) if wanted == "auto" else wanted
-    if workers == 1:
+def process_map(workers: int | str) -> Iterator[Map]:
+    """Yield a `map` over so many processes of one thread each; `auto` is one a core."""
+    count = (os.cpu_count() or 1) if workers == "auto" else int(workers)
+    if count == 1:
         yield map
         return
-    with _single_threaded(), ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-    ) as pool:
+    context = multiprocessing.get_context("spawn")
+    with (
+        _single_threaded(),
+        ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as pool,
+    ):
         try:
             yield pool.map
         except BrokenProcessPool as error:
             raise ChildProcessError(
-                "prepare: a worker process was killed, most likely for want of memory; run again, "
-                "it goes on where it stopped, with fewer prepare.workers if it happens again"
+                "prepare: a worker process died, most likely for want of memory; run again, it "
+                "goes on where it stopped, with fewer prepare.workers if it happens again"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -274,15 +296,14 @@ def _mapper(params: Params) -> Iterator[Any]:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Processes started in here use one thread each: the cores are shared out already."""
+    """Let processes that start in here use one thread each: the cores are shared out already."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
+        del os.environ["OMP_NUM_THREADS"]
+        if before is not None:
             os.environ["OMP_NUM_THREADS"] = before
 
 
@@ -290,5 +311,10 @@ def _start_worker() -> None:
     """Leave Ctrl-C to the parent, and end when the parent does, even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
-
 from phalar.tracks import Track
 
 SOURCES = {
     "chorales": "phalar.sources.chorales",
     "bands": "phalar.sources.bands",
 }
-"""A new source is a module with the functions of `Source`, a line here, and its sections in params.yaml."""
+"""A new source is a module with what `Source` names, a line here, and sections in params.yaml."""
 
 INSTRUMENTS = (
     "piano",
@@ -41,7 +40,7 @@ INSTRUMENTS = (
 """Families of instruments that all sources share."""
 
 
-class Unwanted(Exception):
+class Unwanted(Exception):  # noqa: N818 - nothing is wrong with such a track
     """A track is sound but not what this source is for; the message says why."""
 
 
@@ -117,7 +116,14 @@ def load(name: str) -> Source:
     ------
     ValueError
         There is no such source; the message lists those there are.
+    OSError
+        A package that the source needs is not installed.
     """
     if name not in SOURCES:
-        raise ValueError(f"source {name!r} is not known; choose from {', '.join(SOURCES)}")
-    return cast(Source, importlib.import_module(SOURCES[name]))
+        raise ValueError(f"source {name!r} is unknown; choose from {', '.join(SOURCES)}")
+    try:
+        return cast(Source, importlib.import_module(SOURCES[name]))
+    except ImportError as error:
+        raise OSError(
+            f"source {name!r} needs the package {error.name}; `pip install 'phalar[embedded]'`"
+        ) from error

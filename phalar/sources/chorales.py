@@ -7,14 +7,12 @@ import re
 import shutil
 import zipfile
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from phalar.params import DownloadChorales, PrepareScores
-from phalar.sources import Entry, File, Job, synth
+from phalar.sources import Entry, File, Job, performance
 from phalar.sources.scores import Note, Part, Score, beat_unit, group_variants, melodic_figures
 from phalar.tracks import Track
 
@@ -29,9 +27,9 @@ VELOCITY = 84
 BEATS_PER_MINUTE = 84.0
 """The scores have no tempo marks; performances go around this."""
 
-TUNE_INTERVALS = 6
+TUNE = {"intervals": 6, "distinct": 2}
 TUNE_OVERLAP = 0.25
-"""Settings of one tune share a quarter of the runs of `TUNE_INTERVALS` soprano steps from beat to
+"""Settings of one tune share a quarter of the runs of six soprano steps from beat to
 beat at least; chance alone stays below."""
 
 # Programs that can hold a line, with the range in which the SoundFont sounds like the instrument.
@@ -73,7 +71,11 @@ def download(params: DownloadChorales, folder: Path) -> list[File]:
     from music21.corpus.corpora import CoreCorpus
 
     # The compressed ones only: files in Humdrum form reserve rights of their own.
-    scores = [path for path in CoreCorpus().getPaths() if path.parent.name == "bach" and path.suffix == ".mxl"]
+    scores = [
+        path
+        for path in CoreCorpus().getPaths()
+        if path.parent.name == "bach" and path.suffix == ".mxl"
+    ]
     files = []
     for path in sorted(scores):
         if _written_parts(path) == VOICES:
@@ -106,17 +108,22 @@ def _catalogue_order(name: str) -> list[tuple[int, str]]:
 
 def scan(folder: Path, files: tuple[str, ...]) -> Score:
     """Parse a score and join tied notes."""
-    from music21 import converter, environment
+    from music21 import converter, stream
 
-    # music21 would write its settings into the home folder and pickles into a shared one.
-    environment.set("autoDownload", "deny")
-    parsed = converter.parse(folder / files[0], format="musicxml", forceSource=True, storePickle=False)
+    path = folder / files[0]
+    # Without the pickles that music21 would put into a folder of its own.
+    parsed: Any = converter.parse(path, format="musicxml", forceSource=True, storePickle=False)
+    if not isinstance(parsed, stream.Score):
+        raise ValueError(f"{files[0]}: holds a {type(parsed).__name__}, not a score")
     parts = [_part(part) for part in parsed.parts]
     if len(parts) != VOICES or not all(part.notes for part in parts):
-        raise ValueError(f"{files[0]}: {sum(bool(p.notes) for p in parts)} sounding parts, needs {VOICES}")
+        raise ValueError(
+            f"{files[0]}: {sum(bool(p.notes) for p in parts)} sounding parts, needs {VOICES}"
+        )
     return Score(
         piece=Path(files[0]).stem,
         title=f"BWV {Path(files[0]).stem.removeprefix('bwv')}",
+        artist="Johann Sebastian Bach",
         parts=parts,
         tempos=[(0.0, 60 / BEATS_PER_MINUTE)],
         bars=_bars(parsed.parts[0]),
@@ -155,7 +162,7 @@ def _bars(part: Any) -> list[tuple[float, float]]:
 
 def songs(scans: Sequence[Score]) -> list[str]:
     """Name each tune after the first chorale upon it: no two settings of a tune in two splits."""
-    figures = [melodic_figures(_tune(score), intervals=TUNE_INTERVALS) for score in scans]
+    figures = [melodic_figures(_tune(score), **TUNE) for score in scans]
     return group_variants([score.piece for score in scans], figures, overlap=TUNE_OVERLAP)
 
 
@@ -170,10 +177,8 @@ def _tune(score: Score) -> list[int]:
 def make(job: Job, scan: Score, folder: Path, params: PrepareScores) -> Track:
     """Play a chorale on four instruments, any on any voice that its range allows."""
     rng = job.rng()
-    programs = _instruments(scan, rng)
-    performance = synth.draw_performance(scan, programs, balanced=True, rng=rng)
-    score = scan.until(params.max_s * performance.tempo_factor)
-    return synth.play(job, score, performance, rng=rng)
+    drawn = performance.draw(scan, _instruments(scan, rng), balanced=True, rng=rng)
+    return performance.play(job, scan, drawn, max_s=params.max_s, rng=rng)
 
 
 def _instruments(score: Score, rng: np.random.Generator) -> list[int]:

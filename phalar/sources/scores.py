@@ -59,6 +59,7 @@ class Score:
 
     piece: str
     title: str
+    artist: str
     parts: list[Part]
     tempos: list[tuple[float, float]]
     """(from where, seconds a quarter note), the first at 0."""
@@ -68,7 +69,9 @@ class Score:
 
     def seconds(self, at: Sequence[float] | np.ndarray) -> np.ndarray:
         """Turn quarter notes into seconds at the written tempo."""
-        starts, paces = (np.asarray(column, dtype=np.float64) for column in zip(*self.tempos, strict=True))
+        starts, paces = (
+            np.asarray(column, dtype=np.float64) for column in zip(*self.tempos, strict=True)
+        )
         marks = np.concatenate([[0.0], np.cumsum(np.diff(starts) * paces[:-1])])
         at = np.asarray(at, dtype=np.float64)
         place = np.maximum(np.searchsorted(starts, at, side="right") - 1, 0)
@@ -78,7 +81,7 @@ class Score:
         """End at the last bar line within so many seconds of the written tempo."""
         if self.seconds([self.end])[0] <= limit_s:
             return self
-        lines = [start for start, _ in self.bars if 0 < self.seconds([start])[0] <= limit_s]
+        lines = [start for start, _ in self.bars[1:] if self.seconds([start])[0] <= limit_s]
         if not lines:
             raise ValueError(f"{self.piece}: no bar ends within {limit_s:.3g} s; raise max_s")
         end = lines[-1]
@@ -158,7 +161,7 @@ def _triads() -> tuple[list[str], np.ndarray]:
 
 
 def _pitch_class_weights(parts: Sequence[Part], edges: np.ndarray) -> np.ndarray:
-    """Time that each pitch class sounds between neighbouring edges (beats, 12), lowest note twice."""
+    """Time that each pitch class sounds between edges (beats, 12), the lowest note twice."""
     weights = np.zeros((len(edges) - 1, 12))
     lowest = np.full(len(edges) - 1, 128)
     bass = np.zeros(len(edges) - 1)
@@ -199,9 +202,14 @@ def group_variants(
     return [pieces[root(index)] for index in range(len(pieces))]
 
 
-def melodic_figures(pitches: Sequence[int], *, intervals: int) -> set[tuple[int, ...]]:
-    """All runs of so many successive intervals (semitones), which no transposition changes."""
+def melodic_figures(
+    pitches: Sequence[int], *, intervals: int, distinct: int
+) -> set[tuple[int, ...]]:
+    """All runs of so many successive intervals (semitones), which no transposition changes.
+
+    Runs of fewer than `distinct` different intervals are left out: a repeated note, a scale or an
+    arpeggio is in every tune.
+    """
     steps = [b - a for a, b in pairwise(pitches)]
     runs = zip(*(steps[k:] for k in range(intervals)), strict=False)
-    # A repeated note is in every tune.
-    return {run for run in runs if any(run)}
+    return {run for run in runs if len(set(run)) >= distinct}
