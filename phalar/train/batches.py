@@ -2,9 +2,8 @@
 
 The order of an epoch is drawn here, from (seed, epoch) alone, and pairs are read by their place in
 the shards: what a process gets does not depend on how many processes or readers there are, and any
-step can be the first. A crop is read straight into the batch's memory, by threads, because such
-reads let other threads run. WebDataset streams whole splits in the order in which they were
-written.
+step can be the first. A crop is read straight into the memory of its batch, by threads: such reads
+let other threads run. WebDataset streams whole splits in the order in which they were written.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ WAV_HEADER_BYTES = 44
 BATCHES_AHEAD = 2
 """Batches that each reader has ready or is reading."""
 
-# What the second number after (seed, epoch) stands for, where something else than the order is
-# drawn. LENGTHS, OFFSETS = 1, 2
+LENGTHS, OFFSETS = 1, 2
+"""Stand behind (seed, epoch) where something else than the order is drawn."""
 
 Ids = NDArray[np.int64]
 
