@@ -1,0 +1,19 @@
+"""Train: weights from the rendered pairs."""
+
+from typing import Any
+
+import phalar.train
+from flows.command import Line, main
+from flows.orchestrator import flow, task
+
+fit = task(phalar.train.run, name="fit")
+
+
+@flow
+def train(line: Line) -> Any:
+    """Fit the model, on as many devices as there are, and export it."""
+    return fit(line.params_path, line.params, line.params.paths)
+
+
+if __name__ == "__main__":
+    main(train)
