@@ -153,8 +153,17 @@ def test_sound_of_every_form_gives_the_same_embedding(model):
     batch = model.embed(torch.stack((stereo, stereo)), RATE_HZ, channel_axis=1)
     assert batch.shape == (2, 512)
     assert relative(batch[1], expected) < 1e-5
+    for form in (
+        mono.numpy()[::-1][::-1],
+        mono.numpy().astype(">f4"),
+        mono.numpy().astype(np.longdouble),
+        np.frombuffer(mono.numpy().tobytes(), np.float32),
+    ):
+        assert torch.equal(model.embed(form, RATE_HZ), expected)
     whole = (mono * 32_768).round().clamp(-32_768, 32_767).short()
     assert torch.equal(model.embed(whole, RATE_HZ), model.embed(whole / 32_768, RATE_HZ))
+    for form in (whole.numpy(), whole.numpy().astype(">i2")):
+        assert torch.equal(model.embed(form, RATE_HZ), model.embed(whole, RATE_HZ))
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 22_050, 44_099, 44_100, 48_000])
@@ -184,6 +193,8 @@ def test_a_tone_sounds_the_same_at_every_sample_rate(model, rate_hz):
         (torch.zeros(9_000), RATE_HZ, {"channel_axis": 1}, "channel_axis 1 is not one of its axes"),
         (torch.zeros(0, 9_000), RATE_HZ, {"channel_axis": 0}, "no channels along axis 0"),
         (torch.zeros(9_000, dtype=torch.int32), RATE_HZ, {}, "int32 is neither a float type nor"),
+        (np.zeros(9_000, dtype=np.uint8), RATE_HZ, {}, r"\(9000,\): uint8 is neither a float type"),
+        (np.array(["a"] * 9_000), RATE_HZ, {}, "<U1 is neither a float type nor int16"),
         (torch.zeros(9_000, dtype=torch.cfloat), RATE_HZ, {}, "complex64 is neither a float type"),
         (torch.full((9_000,), torch.nan), RATE_HZ, {}, r"9000 samples are not finite .*is nan"),
         (torch.full((9_000,), -torch.inf), RATE_HZ, {}, r"not finite \(the first is -inf\)"),

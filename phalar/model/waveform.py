@@ -27,8 +27,7 @@ def as_clips(
 
     Parameters
     ----------
-    audio : array or tensor of floats or int16 [shape=(N,) or (B, N), and a channel axis where
-    named]
+    audio : float or int16 array or tensor [shape=(N,) or (B, N), with channels one axis more]
         Floats count 1.0 as full scale, int16 counts 32,768.
     sample_rate : int
         In Hz, any; one rate for the whole batch.
@@ -45,48 +44,54 @@ def as_clips(
     ValueError
         Where the sound is empty, shorter than 0.5 s, not finite, or of a wrong shape or type.
     """
-    wave = torch.as_tensor(audio)
-    shape = tuple(wave.shape)
-    if (
-        isinstance(sample_rate, bool)
-        or not isinstance(sample_rate, int | np.integer)
-        or sample_rate < 1
-    ):
+    if not isinstance(sample_rate, int | np.integer) or sample_rate < 1:
         raise ValueError(f"sample rate: {sample_rate!r} is not a whole number of Hz above 0")
-    if wave.dtype == torch.int16:
-        wave = wave.float() / 2**15
-    elif not wave.is_floating_point():
-        raise ValueError(
-            f"audio of shape {shape}: {wave.dtype} is neither a float type nor int16; convert it"
-        )
+    sound = audio if isinstance(audio, Tensor) else np.asarray(audio)
+    try:
+        return _mono(_floats(sound), sample_rate, channel_axis)
+    except ValueError as error:
+        raise ValueError(f"audio of shape {tuple(sound.shape)}: {error}") from None
+
+
+def _floats(sound: NDArray[Any] | Tensor) -> Tensor:
+    if isinstance(sound, np.ndarray):
+        if sound.dtype.kind != "f" and sound.dtype.newbyteorder("=") != np.int16:
+            raise ValueError(f"{sound.dtype} is neither a float type nor int16; convert it")
+        # A copy in native order: torch takes nothing reversed, read-only or big-endian.
+        scale = 1 if sound.dtype.kind == "f" else 2**15
+        return torch.from_numpy(np.array(sound, dtype=np.float32, order="C")) / scale
+    if sound.dtype == torch.int16:
+        return sound.float() / 2**15
+    if not sound.is_floating_point():
+        raise ValueError(f"{sound.dtype} is neither a float type nor int16; convert it")
+    return sound.float()
+
+
+def _mono(wave: Tensor, sample_rate: int, channel_axis: int | None) -> Tensor:
     if channel_axis is not None:
         if not -wave.ndim <= channel_axis < wave.ndim:
-            raise ValueError(
-                f"audio of shape {shape}: channel_axis {channel_axis} is not one of its axes"
-            )
+            raise ValueError(f"channel_axis {channel_axis} is not one of its axes")
         if wave.shape[channel_axis] == 0:
-            raise ValueError(f"audio of shape {shape}: no channels along axis {channel_axis}")
+            raise ValueError(f"no channels along axis {channel_axis}")
         wave = wave.mean(dim=channel_axis)
     if wave.ndim not in (1, 2) or (wave.ndim == 2 and len(wave) == 0):
         raise ValueError(
-            f"audio of shape {shape}: must be (samples,) or (clips, samples) with at least one "
-            "clip; name the axis of the channels, if there is one, with channel_axis"
+            "must be (samples,) or (clips, samples) with at least one clip; name the axis of the "
+            "channels, if there is one, with channel_axis"
         )
-    shortest_samples = SHORTEST_S * sample_rate
-    if wave.shape[-1] < shortest_samples:
+    samples = wave.shape[-1]
+    if samples < SHORTEST_S * sample_rate:
         raise ValueError(
-            f"audio of shape {shape}: {wave.shape[-1]} samples at {sample_rate} Hz are under the "
-            f"{SHORTEST_S} s that an embedding needs; the last axis is time, name an axis of "
-            "channels with channel_axis"
+            f"{samples} samples at {sample_rate} Hz are under the {SHORTEST_S} s that an embedding "
+            "needs; the last axis is time, name an axis of channels with channel_axis"
         )
     finite = wave.isfinite()
     if not finite.all():
-        bad = wave[~finite][0].item()
         raise ValueError(
-            f"audio of shape {shape}: {int((~finite).sum())} samples are not finite (the first is "
-            f"{bad}); repair or drop the clip"
+            f"{int((~finite).sum())} samples are not finite (the first is "
+            f"{wave[~finite][0].item()}); repair or drop the clip"
         )
-    return wave.float()
+    return wave
 
 
 def at_model_rate(wave_BN: Tensor, sample_rate: int) -> Tensor:
