@@ -13,12 +13,12 @@ from torchaudio.functional import melscale_fbanks
 from phalar.model.cqt import (
     BINS,
     HOP_SAMPLES,
-    SAMPLE_RATE_HZ,
     ConstantQ,
     extend,
     full_precision,
     in_chunks,
 )
+from phalar.model.cqt_kernels import SAMPLE_RATE_HZ
 
 RANGE_DB = 80.0
 LEAST_POWER = 1e-20
