@@ -254,7 +254,7 @@ def _to_flac(wav: Path, path: Path, samples: int) -> None:
         for member in source:
             sound = cast(IO[bytes], source.extractfile(member)).read()
             pcm = np.frombuffer(sound, dtype="<i2", offset=len(wav_header(samples)))
-            flac = audio.encode(pcm / FULL_SCALE, container="FLAC")
+            flac = audio.encode(pcm / (1 + FULL_SCALE), container="FLAC")
             info = _tar_info(member.name.removesuffix("wav") + "flac", len(flac))
             tar.addfile(info, io.BytesIO(flac))
     part.replace(path)
