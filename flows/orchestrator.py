@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from flows import server
+from flows import process, server
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,12 +51,14 @@ def connect() -> None:
     os.environ["PREFECT_API_URL"] = url
     os.environ.update({key: value for key, value in SETTINGS.items() if key not in os.environ})
     _connected = True
-    log.info("Prefect records this run: %s", url.removesuffix("/api"))
+    if process.OWNER not in os.environ:  # else the line has said so
+        log.info("Prefect shows this run at %s", url.removesuffix("/api"))
 
 
 SETTINGS = {
     **server.SETTINGS,
     "PREFECT_LOGGING_EXTRA_LOGGERS": "phalar",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # An error is one line of ours; the traceback is kept on the server.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }

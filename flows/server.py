@@ -84,6 +84,9 @@ def background() -> Iterator[None]:
     try:
         while child.poll() is None and not _read_note():
             time.sleep(0.02)
+        if note := _read_note():
+            page = note["url"].removesuffix("/api")
+            print(f"Prefect shows the line at {page} while it runs\n", flush=True)
         yield
     finally:
         process.stop(child)
