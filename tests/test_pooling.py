@@ -104,6 +104,12 @@ def test_an_unknown_side_is_refused(pooling):
         pooling(steps(5), pad="left")
 
 
+def test_the_projection_starts_xavier_normal():
+    weight = SpectralPooling(60, 96).projection.weight
+    assert weight.shape == (80, 5760)
+    assert weight.std().item() == pytest.approx((2 / (80 + 5760)) ** 0.5, rel=0.01)
+
+
 def test_global_average_is_the_mean_of_each_channel():
     z_BCFT = steps(9)
     pooled = GlobalAverage(CHANNELS)(z_BCFT)

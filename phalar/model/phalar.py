@@ -25,19 +25,9 @@ from phalar.model.complex_layers import (
     to_complex,
     to_parts,
 )
-from phalar.model.cqt import BINS, BINS_PER_OCTAVE, HOP_SAMPLES, LOWEST_HZ, SAMPLE_RATE_HZ
+from phalar.model.cqt import BINS
 from phalar.model.encoder import Encoder
-from phalar.model.frontend import (
-    FFT_SAMPLES,
-    HARMONIC_PERCUSSIVE_BINS,
-    HIGHEST_MEL_HZ,
-    LOWEST_MEL_HZ,
-    RANGE_DB,
-    WINDOW_SAMPLES,
-    ConstantQDecibels,
-    HarmonicPercussive,
-    MelDecibels,
-)
+from phalar.model.frontend import ConstantQDecibels, HarmonicPercussive, MelDecibels
 from phalar.model.pooling import GlobalAverage, Pad, SpectralPooling
 from phalar.model.similarity import (
     SEARCH_DIMENSIONS,
@@ -47,7 +37,7 @@ from phalar.model.similarity import (
     Similarity,
     TanhBilinear,
 )
-from phalar.model.waveform import as_clips, at_model_rate
+from phalar.model.waveform import as_clips, resampler
 
 VARIANTS = ("full", "gap", "magnitude", "cosine", "psd", "hermitian", "mel", "cocola")
 REAL_VARIANTS = ("gap", "magnitude", "cocola")
@@ -151,8 +141,7 @@ class Phalar(nn.Module):
 
         Parameters
         ----------
-        audio : array or tensor of floats or int16 [shape=(N,) or (B, N), and a channel axis where
-        named]
+        audio : float or int16 array or tensor [shape=(N,) or (B, N), with channels one axis more]
             0.5 s at least; floats count 1.0 as full scale.
         sample_rate : int
             In Hz, any; other rates than 16 kHz are resampled on the model's device.
@@ -187,9 +176,10 @@ class Phalar(nn.Module):
         clips = as_clips(audio, sample_rate, channel_axis=channel_axis)
         clips_BN = clips.reshape(-1, clips.shape[-1])
         device = next(self.parameters()).device
+        resample = resampler(int(sample_rate), device)
         with _evaluating(self), torch.inference_mode():
             parts = [
-                self.encode(self.features(at_model_rate(part_BN.to(device), sample_rate)), pad=pad)
+                self.encode(self.features(resample(part_BN.to(device))), pad=pad)
                 for part_BN in torch.split(clips_BN, batch_size)
             ]
         # Made outside inference mode, so that a probe can be trained on it.
@@ -226,27 +216,11 @@ class Phalar(nn.Module):
 
 def build_model(config: ModelConfig, *, generator: torch.Generator | None) -> Phalar:
     """Build a model with initial weights drawn from `generator` (`None`: the global one)."""
-    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    device = "cpu" if generator is None else generator.device
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Phalar(config)
-
-
-def front_end_facts(variant: str) -> dict[str, float | str]:
-    """Say what a variant's front end computes, so that a saved model can be held against it."""
-    shared = {"sample_rate_hz": SAMPLE_RATE_HZ, "hop_samples": HOP_SAMPLES, "range_db": RANGE_DB}
-    mel = {
-        "fft_samples": FFT_SAMPLES,
-        "window_samples": WINDOW_SAMPLES,
-        "lowest_hz": LOWEST_MEL_HZ,
-        "highest_hz": HIGHEST_MEL_HZ,
-    }
-    constant_q = {"lowest_hz": LOWEST_HZ, "bins_per_octave": BINS_PER_OCTAVE}
-    if variant == "cocola":
-        return {"kind": "harmonic-percussive", "bins": HARMONIC_PERCUSSIVE_BINS, **shared, **mel}
-    if variant == "mel":
-        return {"kind": "mel", "bins": BINS, **shared, **mel}
-    return {"kind": "constant-q", "bins": BINS, **shared, **constant_q}
 
 
 def _front_end(variant: str) -> ConstantQDecibels | MelDecibels | HarmonicPercussive:

@@ -16,7 +16,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from phalar.model.phalar import ModelConfig, Phalar, build_model, front_end_facts
+from phalar.model.cqt import BINS, BINS_PER_OCTAVE, HOP_SAMPLES, LOWEST_HZ, SAMPLE_RATE_HZ
+from phalar.model.frontend import (
+    FFT_SAMPLES,
+    HARMONIC_PERCUSSIVE_BINS,
+    HIGHEST_MEL_HZ,
+    LOWEST_MEL_HZ,
+    RANGE_DB,
+    WINDOW_SAMPLES,
+)
+from phalar.model.phalar import ModelConfig, Phalar, build_model
 
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -115,6 +124,23 @@ def load_model(path: str | Path) -> Phalar:
     model.load_state_dict(tensors)
     model.extra = facts["extra"]
     return model.eval()
+
+
+def front_end_facts(variant: str) -> dict[str, float | str]:
+    """Say what a variant's front end computes, so that a saved model can be held against it."""
+    shared = {"sample_rate_hz": SAMPLE_RATE_HZ, "hop_samples": HOP_SAMPLES, "range_db": RANGE_DB}
+    mel = {
+        "fft_samples": FFT_SAMPLES,
+        "window_samples": WINDOW_SAMPLES,
+        "lowest_hz": LOWEST_MEL_HZ,
+        "highest_hz": HIGHEST_MEL_HZ,
+    }
+    constant_q = {"lowest_hz": LOWEST_HZ, "bins_per_octave": BINS_PER_OCTAVE}
+    if variant == "cocola":
+        return {"kind": "harmonic-percussive", "bins": HARMONIC_PERCUSSIVE_BINS, **shared, **mel}
+    if variant == "mel":
+        return {"kind": "mel", "bins": BINS, **shared, **mel}
+    return {"kind": "constant-q", "bins": BINS, **shared, **constant_q}
 
 
 def check_tensors(found: dict[str, Tensor], expected: dict[str, Tensor], *, source: Path) -> None:
