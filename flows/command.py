@@ -78,7 +78,7 @@ def _run(flow: Callable[[Line], Any], line: Line) -> int:
     try:
         journal.write(path, stage, journal.Entry(started, None, None))
         flow(line)
-    except (KeyboardInterrupt, Exception) as caught:  # noqa: BLE001 - every end is told in one line
+    except (KeyboardInterrupt, SystemExit, Exception) as caught:  # noqa: BLE001 - told in one line
         error = caught
     took_s = time.time() - started
     # What the stage itself ran into, such as a full disk, matters more than its note.
@@ -89,7 +89,8 @@ def _run(flow: Callable[[Line], Any], line: Line) -> int:
     if error is None:
         log.info("%s: done in %.0f s", stage, took_s)
         return 0
-    return fail(error, STOPPED if isinstance(error, KeyboardInterrupt) else FAILED, stage)
+    stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+    return fail(error, STOPPED if stopped else FAILED, stage)
 
 
 def fail(error: BaseException, code: int, stage: str = "") -> int:
@@ -117,7 +118,7 @@ REMEDIES = {
 def explain(error: BaseException) -> str:
     """Put an error into words: what, where, and what to do."""
     match error:
-        case KeyboardInterrupt():
+        case KeyboardInterrupt() | SystemExit():
             return "stopped; the next run goes on from here"
         case OSError(errno=int(number), strerror=str(reason)):
             where = f"{error.filename}: " if error.filename else ""

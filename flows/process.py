@@ -14,7 +14,7 @@ import psutil
 
 OWNER = "PHALAR_LINE_PID"
 """Environment variable: the process that runs the whole line."""
-GRACE_S = 30.0
+GRACE_S = 90.0
 """A stage that is stopped has this long to save where it is."""
 
 
@@ -30,23 +30,24 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def end_with(pid: int) -> None:
-    """Stop this process once another is gone, so that a killed parent leaves nothing running."""
+def end_with(*pids: int) -> None:
+    """Stop this process once one of others is gone: a killed parent leaves nothing running."""
 
     def watch() -> None:
-        while is_running(pid):
+        while all(is_running(pid) for pid in pids):
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, daemon=True, name=f"end with {pid}").start()
+    threading.Thread(target=watch, daemon=True, name="end with").start()
 
 
 def end_with_the_line() -> None:
     """Stop this stage when the DVC that started it is gone, or the command that started DVC."""
-    if "DVC_STAGE" in os.environ:
-        end_with(os.getppid())
+    parents = [os.getppid()] if "DVC_STAGE" in os.environ else []
     if owner := os.environ.get(OWNER):
-        end_with(int(owner))
+        parents.append(int(owner))
+    if parents:
+        end_with(*parents)
 
 
 def is_running(pid: int) -> bool:
