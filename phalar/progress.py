@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+)
+from rich.text import Text
 
 PLAIN_LINE_EVERY_S = 10.0
 """Where stderr is a file or a pipe, a bar would be noise: one line in this time is enough."""
@@ -72,17 +80,18 @@ def _pace(done: float, total: float, elapsed_s: float, unit: str) -> str:
         return unit
     rate = done / elapsed_s
     left_s = round((total - done) / rate)
-    tail = f"{left_s // 60}:{left_s % 60:02d} left" if left_s else f"took {elapsed_s:.0f} s"
-    return f"{unit}, {rate:.3g}/s, {tail}"
+    left = f"{left_s // 60}:{left_s % 60:02d} left"
+    tail = left if done < total else f"took {elapsed_s:.0f} s"
+    return f"{unit}, {rate:.{2 if rate < 10 else 0}f}/s, {tail}"
 
 
-class _Rate(TextColumn):
+class _Rate(ProgressColumn):
     """Unit, rate and remaining time behind the bar."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__("")
+        super().__init__()
         self.unit = unit
 
-    def render(self, task: Task) -> object:  # type: ignore[override]
-        self.text_format = _pace(task.completed, task.total or 0, task.elapsed or 0.0, self.unit)
-        return super().render(task)
+    def render(self, task: Task) -> Text:
+        """Give the text of one refresh."""
+        return Text(_pace(task.completed, task.total or 0, task.elapsed or 0.0, self.unit))

@@ -24,7 +24,7 @@ CREDITS = (
 
 VOICES = 4
 VELOCITY = 84
-BEATS_PER_MINUTE = 84.0
+BEATS_PER_MINUTE = 88.0
 """The scores have no tempo marks; performances go around this."""
 
 TUNE = {"intervals": 6, "distinct": 2}
