@@ -152,9 +152,19 @@ def batches_an_epoch(songs: Ids, batch_pairs: int) -> int:
         The song of each pair.
     batch_pairs : int
         Pairs of a global batch.
+
+    Raises
+    ------
+    ValueError
+        There are fewer pairs than a batch has places.
     """
     counts = np.unique(songs, return_counts=True)[1]
     batches = len(songs) // batch_pairs
+    if batches == 0:
+        raise ValueError(
+            f"train.batch_pairs = {batch_pairs} is more than the {len(songs)} pairs there are; "
+            f"lower it or raise render.pairs.train"
+        )
     if len(counts) < batch_pairs:
         return batches
     while (fewer := int(np.minimum(counts, batches).sum()) // batch_pairs) < batches:
@@ -165,10 +175,9 @@ def batches_an_epoch(songs: Ids, batch_pairs: int) -> int:
 def plan_epoch(index: PairIndex, *, seed: int, epoch: int, batch_pairs: int) -> Ids:
     """Draw the batches of an epoch, from (seed, epoch) alone.
 
-    Pairs are sorted by song, songs in random order, and dealt out like cards: the first batches get
-    one each, in random order, then again. So no song comes to a batch twice before it came to all;
-    where a song runs on into the next round, that round starts with the batches that have least of
-    it.
+    Pairs are sorted by song, songs in random order, and dealt out like cards, in rounds: each batch
+    gets one, the batches in an order of chance. So a song comes to no batch twice before it came to
+    all; where it runs on into the next round, the batches that hold least of it go first.
 
     Parameters
     ----------
@@ -234,19 +243,16 @@ class Batches:
         batch, longest = self.settings.batch_pairs, max(self.settings.crop_s)
         if batch % self.world:
             raise ValueError(
-                f"train.batch_pairs = {batch} cannot be shared by {self.world} processes; make it "
-                f"a multiple of their number"
+                f"train.batch_pairs = {batch} cannot be shared by {self.world} processes; make it a "
+                f"multiple of their number"
             )
         if round(longest * audio.SAMPLE_RATE_HZ) > self.index.samples:
             raise ValueError(
                 f"train.crop_s: {longest:g} s is more than the {self._pair_s:g} s of the pairs; "
                 f"lower it or raise render.pair_s.{self.index.split}"
             )
-        if not self.batches_an_epoch:
-            raise ValueError(
-                f"train.batch_pairs = {batch} is more than the {len(self.index.pair)} pairs there "
-                f"are; lower it or raise render.pairs.{self.index.split}"
-            )
+        # Refuses a batch of more pairs than there are.
+        batches_an_epoch(self.index.song, batch)
 
     @property
     def batches_an_epoch(self) -> int:
