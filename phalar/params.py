@@ -214,7 +214,7 @@ class Validate(Strict):
     candidates: Positive
     """K of the trials; one of render.trial_candidates."""
     clip_s: PositiveFloat
-    """How much of each pair the model hears, from its start."""
+    """How much of each pair the model hears, from its middle."""
     patience: Positive | None
     """Stop after so many validations without a better one; null: never."""
 

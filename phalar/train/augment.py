@@ -120,7 +120,9 @@ def _shaped_noise(power_BP1: Tensor, samples: int, noises: params.Noises, chance
 
     # Parseval: with this factor the powers of the bins add up to the mean square of the samples.
     spectrum_BPF *= samples**2 / 2
-    return torch.fft.irfft(torch.view_as_complex(parts_BPF2) * spectrum_BPF.sqrt(), n=samples)
+    coloured_BPF = torch.view_as_complex(parts_BPF2) * spectrum_BPF.sqrt()
+    noise_BPN: Tensor = torch.fft.irfft(coloured_BPF, n=samples)
+    return noise_BPN
 
 
 def _add_bursts(wave_BPN: Tensor, power_BP1: Tensor, noise: params.Noise, chance: Chance) -> None:

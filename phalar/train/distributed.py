@@ -115,10 +115,10 @@ def any_of(flag: bool) -> bool:
     return bool(raised)
 
 
-def from_first(value: Any) -> Any:
-    """Give every process what the first one holds; it must be JSON-like."""
+def collect(value: Any) -> list[Any]:
+    """Give every process the values of all, in rank order."""
     if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-    return box[0]
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

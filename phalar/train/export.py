@@ -1,0 +1,173 @@
+"""What a training leaves behind: the model, its history, and the record of its run."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phalar import runlog
+from phalar.model import load_model, save_model
+from phalar.params import Params, Paths, digest
+from phalar.train.checkpoint import write_aside
+from phalar.train.distributed import World
+from phalar.train.state import Row, State
+from phalar.train.validate import Validation
+
+UNRELATED = {"workers", "threads", "log_every_steps", "checkpoint_every_s", "recompute_clips"}
+"""Parameters that do not change what comes out, so that a training goes on when they change."""
+
+HISTORY_FILE = "history.csv"
+VALIDATION_FILE = "validation.csv"
+RUN_FILE = "run.json"
+
+SAME_SCORE = 1e-3
+"""Scores of the exported model may differ by so much: the best weights were scored compiled, or in
+another precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a training was given, and where the record of it goes."""
+
+    params: Params
+    paths: Paths
+    project: Path
+    git: runlog.Git
+    inputs: dict[str, Any]
+    """Parameters and data that decide what comes out."""
+
+    @staticmethod
+    def of(params: Params, paths: Paths, *, project: Path) -> Record:
+        """Gather the facts about code, parameters and data."""
+        inputs = {
+            "train": params.train.model_dump(mode="json", by_alias=True, exclude=UNRELATED),
+            "data": _data_digest(paths.render),
+        }
+        return Record(params, paths, project, runlog.git_facts(project), inputs)
+
+    @contextmanager
+    def opened(self, state: State, *, writes: bool) -> Iterator[Callable[[Row], None]]:
+        """Open the MLflow run of a training, yield what logs a row, and close the run.
+
+        Parameters
+        ----------
+        state : State
+            Names the run that the training goes on with; gets the name of a new one.
+        writes : bool
+            Whether this process keeps the record.
+        """
+        if not writes:
+            yield lambda row: None
+            return
+        recorder = runlog.Recorder(
+            self.params.tracking, project=self.project, facts=self._facts(), run_id=state.run_id
+        )
+        recorder.open()
+
+        def log(row: Row) -> None:
+            values = {name: value for name, value in row.items() if name != "step"}
+            recorder.log(values, step=int(row["step"]))
+            state.run_id = recorder.run_id
+
+        status = "FAILED"
+        try:
+            yield log
+            status = "FINISHED" if state.is_over(self.params.train) else "KILLED"
+        finally:
+            recorder.close(status)
+
+    def _facts(self) -> runlog.Facts:
+        lock = self.project / "dvc.lock"
+        tags = {
+            "git.commit": self.git.commit,
+            "git.dirty": str(self.git.dirty).lower(),
+            "params.sha256": digest(self.params),
+            "data.sha256": self.inputs["data"],
+        }
+        if lock.exists():
+            tags["dvc.lock.sha256"] = runlog.file_sha256(lock)
+        return runlog.Facts("train", self.params, tags, self.paths.render, self.inputs["data"])
+
+
+def export(state: State, record: Record, validation: Validation, world: World) -> None:
+    """Write the best weights, read them back, compare scores, and write history and run record.
+
+    Raises
+    ------
+    OSError
+        Something cannot be written, or does not read back as it was.
+    """
+    folder = record.paths.train
+    best = state.best_validation
+    model = state.model
+    model.load_state_dict(state.best)
+    model.float()
+    extra = {
+        "params_sha256": digest(record.params),
+        "data_sha256": record.inputs["data"],
+        "git_commit": record.git.commit,
+        "git_dirty": record.git.dirty,
+        "steps": state.step,
+        "best_step": best["step"],
+        "validation": {source: value for source, value in best.items() if source != "step"},
+        "mlflow_run_id": state.run_id,
+    }
+    save_model(model, folder, extra=extra)
+    _check(model, load_model(folder).to(world.device), validation, world)
+    write_aside(folder / HISTORY_FILE, _as_csv(state.history))
+    write_aside(folder / VALIDATION_FILE, _as_csv(state.validations))
+    tracking = record.params.tracking
+    run = {
+        "run_id": state.run_id,
+        "experiment": tracking.experiment,
+        "tracking_uri": runlog.tracking_uri(tracking, record.project),
+        "start": state.started,
+        "end": datetime.now(UTC).isoformat(timespec="seconds"),
+        **extra,
+    }
+    write_aside(folder / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())
+
+
+def _check(model: Any, reloaded: Any, validation: Validation, world: World) -> None:
+    """Compare the scores of both models over a few validation pairs."""
+    pairs = validation.pairs[:8]
+    scores = []
+    for each in (model.eval(), reloaded):
+        with torch.no_grad():
+            anchors, positives = torch.cat(validation.embed(each, world, pairs)).unbind(1)
+            scores.append(each.score_matrix(anchors, positives, commutative=True))
+    difference = float((scores[0] - scores[1]).abs().max())
+    if not difference <= SAME_SCORE:
+        raise OSError(
+            f"the exported model scores {difference:g} away from the trained one; run again, it "
+            f"exports anew, and check the disk"
+        )
+
+
+def _as_csv(rows: list[Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _data_digest(folder: Path) -> str:
+    """Digest of the rendered data: both tables, of which one describes the sound of each pair."""
+    found = hashlib.sha256()
+    for name in ("pairs.parquet", "trials.parquet"):
+        path = folder / name
+        if not path.exists():
+            raise ValueError(f"{path}: no such file; run the render stage")
+        found.update(runlog.file_sha256(path).encode())
+    return found.hexdigest()

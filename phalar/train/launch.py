@@ -1,0 +1,230 @@
+"""Start the training processes, pass on what they say, and leave none behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from phalar import params, runlog
+
+logger = logging.getLogger(__name__)
+
+WORKER = "phalar.train.worker"
+LAUNCHER_PID = "PHALAR_LAUNCHER_PID"
+
+# Tensors above glibc's threshold (32 MB) would be given back to the system and faulted in anew at
+# every step: measured, up to half of a step.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
+
+GRACE_S = 60.0
+"""From SIGTERM, on which a process finishes its step and saves, to SIGKILL."""
+
+LOST_CONTACT = "lost contact with another process"
+"""How the error of a process begins that only fell because another did."""
+
+
+class TrainingError(RuntimeError):
+    """A training process failed; the text is one line."""
+
+
+def launch(params_path: Path, config: params.Train, data: Path, *, errors: Path) -> None:
+    """Run the training in processes of their own and wait for the end.
+
+    SIGTERM and SIGINT make them save and stop; a second one kills them.
+
+    Parameters
+    ----------
+    params_path, data : Path
+        Parameter file and root of all data, handed on to the processes.
+    config : params.Train
+        How many processes and threads.
+    errors : Path
+        Where a process that fails leaves `error-rank<r>.txt`: one line, then its traceback.
+
+    Raises
+    ------
+    TrainingError
+        A process failed or was killed.
+    KeyboardInterrupt, SystemExit
+        Stopped by SIGINT, by SIGTERM; a checkpoint was saved.
+    """
+    for old in errors.glob("error-rank*.txt"):
+        old.unlink()
+    processes = process_count(config)
+    command = [*_command(config, processes), "--params", str(params_path), "--data", str(data)]
+    process = subprocess.Popen(
+        [*command, "--errors", str(errors)],
+        env=_environment(config, processes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    killed_by = ""
+    with _stopping(process) as received:
+        for line in process.stdout or ():
+            killed_by = _tell(line.rstrip("\n")) or killed_by
+        code = process.wait()
+    if received and code != 0:
+        if received[0] == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + received[0])
+    if code != 0:
+        raise TrainingError(_explain(code, errors, killed_by))
+
+
+def process_count(config: params.Train) -> int:
+    """Training processes on this node: what was asked for, or one a GPU, or one."""
+    if isinstance(config.devices, int):
+        return config.devices
+    if config.devices == "cpu":
+        return 1
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def _command(config: params.Train, processes: int) -> list[str]:
+    if processes == 1 and config.nodes is None:
+        return [sys.executable, "-m", WORKER]
+    meeting = ["--standalone"]
+    if config.nodes is not None:
+        meeting = [
+            f"--nnodes={config.nodes.count}",
+            f"--rdzv-endpoint={config.nodes.endpoint}",
+            f"--rdzv-id={config.nodes.id}",
+            "--rdzv-backend=c10d",
+        ]
+    # Restarts inside torchrun often fail to meet again; a new run goes on at our checkpoint.
+    torchrun = ["torch.distributed.run", *meeting, "--max-restarts=0"]
+    return [sys.executable, "-m", *torchrun, f"--nproc-per-node={processes}", "-m", WORKER]
+
+
+def _environment(config: params.Train, processes: int) -> dict[str, str]:
+    threads = config.threads
+    if threads == "auto":
+        threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    return {
+        **os.environ,
+        **ALLOCATOR,
+        **runlog.ENVIRONMENT,
+        "OMP_NUM_THREADS": str(threads),
+        # Threads that spin while they wait would take the loader's time.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONUNBUFFERED": "1",
+        LAUNCHER_PID: str(os.getpid()),
+    }
+
+
+@contextmanager
+def _stopping(process: subprocess.Popen[str]) -> Iterator[list[signal.Signals]]:
+    """Hand signals on to a process, and see to it that it is gone in the end.
+
+    Yields
+    ------
+    list of signals
+        Those received so far.
+    """
+    received: list[signal.Signals] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        # The leader alone: torchrun tells the others, and telling them twice would kill them.
+        if len(received) == 1:
+            process.terminate()
+        else:
+            _kill_group(process)
+
+    caught = (signal.SIGINT, signal.SIGTERM)
+    # Python lets the main thread alone handle signals; elsewhere our own end stops the process.
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, stop) for number in caught} if in_main else {}
+    try:
+        yield received
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
+        _kill_group(process)
+        process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """Kill what is left of a process and its children."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _tell(line: str) -> str:
+    """Log a line of a process; return the signal that torchrun reports in it, if any."""
+    for level in (logging.WARNING, logging.ERROR):
+        mark = f"{logging.getLevelName(level).lower()}: "
+        if line.startswith(mark):
+            logger.log(level, "%s", line.removeprefix(mark))
+            return ""
+    logger.info("%s", line)
+    found = re.search(r"exitcode\s*:\s*-(\d+)", line)
+    return signal.Signals(int(found.group(1))).name if found else ""
+
+
+def _explain(code: int, errors: Path, killed_by: str) -> str:
+    """Say in one line why the training failed: the first process that did, and why."""
+    files = sorted(errors.glob("error-rank*.txt"), key=lambda path: path.stat().st_mtime_ns)
+    for path in files:
+        first = path.read_text().splitlines()[0]
+        if LOST_CONTACT not in first:
+            return f"{first} (traceback: {path})"
+    if code < 0:
+        killed_by = signal.Signals(-code).name
+    if killed_by:
+        return (
+            f"train: a process was killed by {killed_by}, as happens where memory runs out; run "
+            "again (it goes on at the last checkpoint), with a smaller train.batch_pairs or "
+            "train.recompute_clips if it happens again"
+        )
+    return f"train: the processes ended with code {code} and left no error; see the lines above"
+
+
+def watch_launcher() -> None:
+    """Stop this process, with a checkpoint, when the one that launched it is gone.
+
+    torchrun that is killed would leave its processes at work, and a launcher that is killed would
+    leave torchrun.
+    """
+    launcher = os.environ.get(LAUNCHER_PID)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent and (launcher is None or _alive(int(launcher))):
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

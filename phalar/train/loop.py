@@ -1,0 +1,224 @@
+"""The training, from top to bottom: batch, augmentation, embeddings, loss, step, measure, keep."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from phalar.model import ModelConfig, Phalar, build_model
+from phalar.params import Params, Paths, Train
+from phalar.train import distributed
+from phalar.train.augment import Chance, augment
+from phalar.train.batches import Batch, Batches, PairIndex
+from phalar.train.checkpoint import Checkpoints
+from phalar.train.distributed import World
+from phalar.train.export import Record, export
+from phalar.train.loss import accuracy, contrastive_loss
+from phalar.train.meter import Meter
+from phalar.train.optim import Average, build_optimisers, rate_factor, set_rates
+from phalar.train.state import State
+from phalar.train.validate import Validation
+
+logger = logging.getLogger(__name__)
+
+# What is drawn: the streams of chance of a training, each by (seed, stream, ...).
+WEIGHTS, AUGMENTATION, DROPOUT = 0, 1, 2
+
+
+def train(params: Params, paths: Paths, *, project: Path, stop: Callable[[], bool]) -> bool:
+    """Train a model and export it; a training that was interrupted goes on where it was.
+
+    Every process of a training calls this. What is drawn depends on the seed, the step and, for
+    dropout, the process; nothing depends on when a training was interrupted.
+
+    Parameters
+    ----------
+    params, paths : Params, Paths
+        What to train, on which pairs, and where to put it.
+    project : Path
+        Folder of the code and of params.yaml.
+    stop : callable
+        Asked after each step whether to save and stop.
+
+    Returns
+    -------
+    bool
+        Whether the training is done; else `stop` said to stop, and a checkpoint was saved.
+
+    Raises
+    ------
+    ValueError
+        The data do not suit the parameters, or are damaged.
+    FloatingPointError
+        The loss or the gradient is not finite.
+    OSError
+        A checkpoint or an output cannot be written.
+    """
+    settings = params.train
+    with distributed.join(on_cpu=settings.devices == "cpu") as world:
+        record = Record.of(params, paths, project=project)
+        checkpoints = Checkpoints(paths.train / "checkpoints", record.inputs, writes=world.is_first)
+        state = _fresh_state(settings, world)
+        if (found := distributed.collect(checkpoints.newest())[0]) is not None:
+            state.restore(found)
+            logger.info("goes on at step %d of %d", state.step, settings.steps)
+        index = PairIndex.read(paths.render, "train")
+        validation = Validation.read(paths.render, settings.validate_)
+        pin = world.device.type == "cuda"
+        batches = iter(Batches(index, settings, world.rank, world.size, state.step, pin))
+        mixed = _is_mixed(settings, world)
+        _announce(settings, world, mixed=mixed)
+
+        model = state.model.train()
+        meter = Meter(settings, world)
+        saved_s = time.monotonic()
+        with record.opened(state, writes=world.is_first) as log:
+            while not state.is_over(settings):
+                with meter.waiting():
+                    batch = next(batches)
+                batch = batch.to(world.device)
+                with torch.autocast(world.device.type, torch.bfloat16, enabled=mixed):
+                    score_BB, song_B = _scores(model, batch, settings, world, step=state.step)
+                    loss = contrastive_loss(
+                        score_BB,
+                        song_B,
+                        direction=settings.loss.direction,
+                        target_weight=settings.loss.target_weight,
+                    )
+                torch.autograd.backward(loss)
+                distributed.average_gradients(model.parameters())
+                meter.add(loss, accuracy(score_BB, song_B), _gradient_norm(model))
+
+                factor = rate_factor(state.step, steps=settings.steps, config=settings.optimiser)
+                set_rates(state.optimisers, factor)
+                for optimiser in state.optimisers:
+                    optimiser.step()
+                    optimiser.zero_grad()
+                state.average.update(state.step)
+                state.step += 1
+
+                is_last = state.step == settings.steps
+                if is_last or state.step % settings.log_every_steps == 0:
+                    row = meter.row(state)
+                    state.history.append(row)
+                    log(row)
+                    logger.info("%s", meter.line(row))
+                validated = is_last or state.step % settings.validate_.every_steps == 0
+                if validated:
+                    with meter.paused():
+                        meter.settle(state)
+                        log(_validate(state, validation, world, mixed=mixed))
+                stopping = distributed.any_of(stop())
+                due = time.monotonic() - saved_s >= settings.checkpoint_every_s
+                if stopping or due or validated:
+                    with meter.paused():
+                        meter.settle(state)
+                        checkpoints.save(state.snapshot())
+                    saved_s = time.monotonic()
+                if stopping and not state.is_over(settings):
+                    logger.info("stopped at step %d; a checkpoint was saved", state.step)
+                    return False
+            if world.is_first:
+                export(state, record, validation, world)
+        checkpoints.remove()
+    return True
+
+
+def _fresh_state(settings: Train, world: World) -> State:
+    """Draw initial weights and set up the optimisers."""
+    generator = torch.Generator().manual_seed(_seed(settings.seed, WEIGHTS))
+    model = build_model(ModelConfig(settings.variant, settings.dropout), generator=generator)
+    model.to(world.device)
+    if settings.precision == "float64":
+        model.double()
+        model.front_end.float()
+    return State(
+        model=model,
+        optimisers=build_optimisers(model, model.similarity, settings.optimiser),
+        average=Average(model, settings.optimiser.ema_decay),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _scores(
+    model: Phalar, batch: Batch, settings: Train, world: World, *, step: int
+) -> tuple[Tensor, Tensor]:
+    """Score all anchors of the global batch with all its positives: (B, B), and songs (B,)."""
+    rows = slice(world.rank * len(batch.wave), (world.rank + 1) * len(batch.wave))
+    generator = torch.Generator(world.device)
+    generator.manual_seed(_seed(settings.seed, AUGMENTATION, step))
+    chance = Chance(generator, settings.batch_pairs, rows)
+    wave_B2N = augment(batch.wave, settings.augment, chance=chance)
+    feature = model.features(wave_B2N.flatten(0, 1))
+    feature = feature.to(next(model.parameters()).dtype)
+    torch.manual_seed(_seed(settings.seed, DROPOUT, step, world.rank))
+    if settings.recompute_clips is None:
+        z_CRD = model.encode(feature)
+    else:
+        # Clips meet only in the loss, so each part's activations can be dropped and made anew.
+        parts = torch.split(feature, settings.recompute_clips)
+        z_CRD = torch.cat([checkpoint(model.encode, part, use_reentrant=False) for part in parts])
+    z_B2RD = distributed.gather(z_CRD.reshape(-1, 2, *z_CRD.shape[1:]))
+    anchor_BRD, positive_BRD = z_B2RD.unbind(1)
+    score_BB = model.score_matrix(anchor_BRD, positive_BRD, commutative=False)
+    return score_BB, distributed.gather(batch.song)
+
+
+def _validate(
+    state: State, validation: Validation, world: World, *, mixed: bool
+) -> dict[str, float]:
+    """Measure accuracy, keep the weights if it is the best, and give a row for the record."""
+    with (
+        state.average.applied(),
+        torch.autocast(world.device.type, torch.bfloat16, enabled=mixed),
+    ):
+        found = validation.accuracies(state.model, world)
+        state.validations.append({"step": state.step, **found})
+        state.keep_if_best()
+    told = ", ".join(f"{source} {100 * value:.1f} %" for source, value in found.items())
+    candidates = validation.trials[0].candidates
+    logger.info("validation at step %d, K = %d: %s", state.step, candidates, told)
+    percent = {f"validation/{source}_percent": 100 * value for source, value in found.items()}
+    return {"step": state.step, **percent}
+
+
+def _gradient_norm(model: Phalar) -> Tensor:
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def _is_mixed(settings: Train, world: World) -> bool:
+    """Whether the network computes in bfloat16."""
+    if settings.precision == "auto":
+        return world.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return settings.precision == "bfloat16"
+
+
+def _announce(settings: Train, world: World, *, mixed: bool) -> None:
+    """Say what computes, and how."""
+    name = "CPU"
+    if world.device.type == "cuda":
+        name = torch.cuda.get_device_name(world.device)
+    precision = "bfloat16" if mixed else settings.precision.replace("auto", "float32")
+    logger.info(
+        "%s: %d steps of %d pairs on %d x %s, %d threads, %s",
+        settings.variant,
+        settings.steps,
+        settings.batch_pairs,
+        world.size,
+        name,
+        torch.get_num_threads(),
+        precision,
+    )
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
