@@ -243,8 +243,8 @@ class Batches:
         batch, longest = self.settings.batch_pairs, max(self.settings.crop_s)
         if batch % self.world:
             raise ValueError(
-                f"train.batch_pairs = {batch} cannot be shared by {self.world} processes; make it a "
-                f"multiple of their number"
+                f"train.batch_pairs = {batch} cannot be shared by {self.world} processes; make it "
+                f"a multiple of their number"
             )
         if round(longest * audio.SAMPLE_RATE_HZ) > self.index.samples:
             raise ValueError(
