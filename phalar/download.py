@@ -58,9 +58,14 @@ def run(params: Params, source: str) -> Summary:
         "licence": module.LICENCE,
         "credits": module.CREDITS,
         "files": [
-            {"path": file.path, "url": file.url, "bytes": size, "sha256": sha256}
+            {
+                "path": file.path,
+                "url": file.url,
+                "licence": module.LICENCE,
+                "bytes": (aside / file.path).stat().st_size,
+                "sha256": _sha256(aside / file.path),
+            }
             for file in files
-            for size, sha256 in [_fingerprint(aside / file.path)]
         ],
     }
     (aside / RECEIPT).write_text(json.dumps(receipt, indent=1) + "\n")
@@ -99,14 +104,13 @@ def verify(folder: Path, receipt: dict[str, Any], wanted: dict[str, Any]) -> Non
         path = folder / file["path"]
         if not path.is_file():
             raise ValueError(f"{path} is missing")
-        if _fingerprint(path) != (file["bytes"], file["sha256"]):
+        if path.stat().st_size != file["bytes"] or _sha256(path) != file["sha256"]:
             raise ValueError(f"{path} has other bytes than the receipt says")
 
 
-def _fingerprint(path: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a file."""
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _drop_others(folder: Path, receipt: dict[str, Any]) -> None:

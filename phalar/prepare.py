@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+
 from phalar import download, progress, sources, tracks
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.params import Params, Splits, digest

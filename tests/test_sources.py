@@ -254,6 +254,20 @@ def bwv_scores():
     return [chorales.scan(folder, (f"bwv{n}.mxl",)) for n in ("10.7", "99.6", "144.3")]
 
 
+@pytest.mark.parametrize("damage", ["half", "html", "empty", "flipped"])
+def test_damaged_musicxml_is_named(tmp_path, damage):
+    from music21.corpus.corpora import CoreCorpus
+
+    whole = next(p for p in CoreCorpus().getPaths() if p.name == "bwv10.7.mxl").read_bytes()
+    flipped = bytes(
+        byte ^ 0x55 if 900 <= place < 1200 else byte for place, byte in enumerate(whole)
+    )
+    content = {"half": whole[:2000], "html": b"<html>404</html>", "empty": b"", "flipped": flipped}
+    (tmp_path / "bwv1.mxl").write_bytes(content[damage])
+    with pytest.raises(ValueError, match=r"bwv1.mxl: not readable as MusicXML \("):
+        chorales.scan(tmp_path, ("bwv1.mxl",))
+
+
 def test_a_chorale_has_four_voices_and_full_bars(bwv_scores):
     magnificat = bwv_scores[0]
     assert len(magnificat.parts) == 4

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
+
 from phalar.tracks import Track
 
 SOURCES = {

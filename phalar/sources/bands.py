@@ -15,6 +15,7 @@ from pathlib import Path
 
 import mido
 import numpy as np
+
 from phalar.params import DownloadBands, PrepareScores
 from phalar.sources import Entry, File, Job, Unwanted, freedoom, performance
 from phalar.sources.scores import (
@@ -34,7 +35,11 @@ from phalar.tracks import Track
 logger = logging.getLogger(__name__)
 
 LICENCE = "BSD-3-Clause (Freedoom)"
-CREDITS = "Contributors to the Freedoom project, https://freedoom.github.io"
+CREDITS = (
+    "Contributors to the Freedoom project, https://freedoom.github.io, whose composers "
+    "phalar/sources/freedoom.py names; licence: "
+    "https://github.com/freedoom/freedoom/blob/v0.13.0/COPYING.adoc"
+)
 
 ARCHIVES = ("vizdoom/freedoom1.wad", "vizdoom/freedoom2.wad")
 FEWEST_PROGRAMS = 3
@@ -59,14 +64,7 @@ ALIKE = (
 )  # fmt: skip
 
 # One wheel for every machine, since only the archives in it are used.
-WHEEL_OF = (
-    "--platform",
-    "manylinux_2_28_x86_64",
-    "--python-version",
-    "311",
-    "--implementation",
-    "cp",
-)
+WHEEL_OF = ("--platform=manylinux_2_28_x86_64", "--python-version=311", "--implementation=cp")
 
 
 def download(params: DownloadBands, folder: Path) -> list[File]:

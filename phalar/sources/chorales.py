@@ -6,11 +6,14 @@ import importlib.metadata
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
+
 from phalar.params import DownloadChorales, PrepareScores
 from phalar.sources import Entry, File, Job, performance
 from phalar.sources.scores import Note, Part, Score, beat_unit, group_variants, melodic_figures
@@ -108,11 +111,20 @@ def _catalogue_order(name: str) -> list[tuple[int, str]]:
 
 def scan(folder: Path, files: tuple[str, ...]) -> Score:
     """Parse a score and join tied notes."""
-    from music21 import converter, stream
+    from music21 import converter, exceptions21, stream
 
     path = folder / files[0]
-    # Without the pickles that music21 would put into a folder of its own.
-    parsed: Any = converter.parse(path, format="musicxml", forceSource=True, storePickle=False)
+    unreadable = (
+        ElementTree.ParseError,
+        zipfile.BadZipFile,
+        zlib.error,
+        exceptions21.Music21Exception,
+    )
+    try:
+        # Without the pickles that music21 would put into a folder of its own.
+        parsed: Any = converter.parse(path, format="musicxml", forceSource=True, storePickle=False)
+    except unreadable as error:
+        raise ValueError(f"{files[0]}: not readable as MusicXML ({error})") from error
     if not isinstance(parsed, stream.Score):
         raise ValueError(f"{files[0]}: holds a {type(parsed).__name__}, not a score")
     parts = [_part(part) for part in parsed.parts]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from phalar.sources import Job, Unwanted, synth
 from phalar.sources.scores import DRUM_KIT, Note, Part, Score, chords
 from phalar.tracks import Stem, Track

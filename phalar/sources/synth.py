@@ -11,6 +11,7 @@ from functools import lru_cache
 import mido
 import numpy as np
 import pretty_midi
+
 from phalar import audio
 from phalar.sources.scores import BEND, BEND_RANGE, DRUM_KIT, Control, Note, Part
 
