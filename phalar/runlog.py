@@ -24,7 +24,8 @@ from phalar import params
 
 logger = logging.getLogger(__name__)
 
-CODE = ("phalar", "flows", "params.yaml", "dvc.yaml", "pyproject.toml", "constraints.txt")
+CODE = ("phalar", "flows", "dvc.yaml", "pyproject.toml", "constraints.txt")
+PARAMS = "params.yaml"
 """What a result depends on. dvc.lock is not among it: the line itself rewrites that."""
 
 RETRY_S = 60.0
@@ -66,14 +67,17 @@ class Git:
     commit: str
     """Empty where the code lies in no git repository."""
     dirty: bool
-    """Code or params.yaml are not those of the commit."""
+    """Code or parameters are not those of the commit."""
 
 
-def git_facts(folder: Path) -> Git:
-    """Ask git about the code in a folder."""
+def git_facts(folder: Path, params_path: Path) -> Git:
+    """Ask git about the code in a folder, and whether a parameter file is the one of its commit."""
     commit = _git(folder, "rev-parse", "HEAD")
-    changes = _git(folder, "status", "--porcelain", "--", *CODE) if commit else ""
-    return Git(commit, bool(changes))
+    if not commit:
+        return Git("", dirty=False)
+    changed = _git(folder, "status", "--porcelain", "--", *CODE)
+    committed = _git(folder, "show", f"HEAD:./{PARAMS}")
+    return Git(commit, dirty=bool(changed) or params_path.read_text().strip() != committed)
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -26,6 +26,9 @@ from phalar.train.validate import Validation
 UNRELATED = {"workers", "threads", "log_every_steps", "checkpoint_every_s", "recompute_clips"}
 """Parameters that do not change what comes out, so that a training goes on when they change."""
 
+CODE = Path(__file__).resolve().parents[2]
+"""Where git is asked which code this is."""
+
 HISTORY_FILE = "history.csv"
 VALIDATION_FILE = "validation.csv"
 RUN_FILE = "run.json"
@@ -42,18 +45,20 @@ class Record:
     params: Params
     paths: Paths
     project: Path
+    """Folder of the parameter file."""
     git: runlog.Git
     inputs: dict[str, Any]
     """Parameters and data that decide what comes out."""
 
     @staticmethod
-    def of(params: Params, paths: Paths, *, project: Path) -> Record:
+    def of(params: Params, paths: Paths, *, params_path: Path) -> Record:
         """Gather the facts about code, parameters and data."""
         inputs = {
             "train": params.train.model_dump(mode="json", by_alias=True, exclude=UNRELATED),
             "data": _data_digest(paths.render),
         }
-        return Record(params, paths, project, runlog.git_facts(project), inputs)
+        project = params_path.resolve().parent
+        return Record(params, paths, project, runlog.git_facts(CODE, params_path), inputs)
 
     @contextmanager
     def opened(self, state: State, *, writes: bool) -> Iterator[Callable[[Row], None]]:

@@ -19,6 +19,7 @@ from phalar.train import distributed
 from phalar.train.augment import Chance, augment
 from phalar.train.batches import Batch, Batches, PairIndex
 from phalar.train.checkpoint import Checkpoints
+from phalar.train.compile import compile_backbone
 from phalar.train.distributed import World
 from phalar.train.export import Record, export
 from phalar.train.loss import accuracy, contrastive_loss
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS, AUGMENTATION, DROPOUT = 0, 1, 2
 
 
-def train(params: Params, paths: Paths, *, project: Path, stop: Callable[[], bool]) -> bool:
+def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[], bool]) -> bool:
     """Train a model and export it; a training that was interrupted goes on where it was.
 
     Every process of a training calls this. What is drawn depends on the seed, the step and, for
@@ -43,8 +44,8 @@ def train(params: Params, paths: Paths, *, project: Path, stop: Callable[[], boo
     ----------
     params, paths : Params, Paths
         What to train, on which pairs, and where to put it.
-    project : Path
-        Folder of the code and of params.yaml.
+    params_path : Path
+        The file that `params` come from.
     stop : callable
         Asked after each step whether to save and stop.
 
@@ -64,7 +65,7 @@ def train(params: Params, paths: Paths, *, project: Path, stop: Callable[[], boo
     """
     settings = params.train
     with distributed.join(on_cpu=settings.devices == "cpu") as world:
-        record = Record.of(params, paths, project=project)
+        record = Record.of(params, paths, params_path=params_path)
         checkpoints = Checkpoints(paths.train / "checkpoints", record.inputs, writes=world.is_first)
         state = _fresh_state(settings, world)
         if (found := distributed.collect(checkpoints.newest())[0]) is not None:
@@ -75,9 +76,9 @@ def train(params: Params, paths: Paths, *, project: Path, stop: Callable[[], boo
         pin = world.device.type == "cuda"
         batches = iter(Batches(index, settings, world.rank, world.size, state.step, pin))
         mixed = _is_mixed(settings, world)
-        _announce(settings, world, mixed=mixed)
-
         model = state.model.train()
+        backbone = compile_backbone(model, settings, world, mixed=mixed)
+        _announce(settings, world, backbone, mixed=mixed)
         meter = Meter(settings, world)
         saved_s = time.monotonic()
         with record.opened(state, writes=world.is_first) as log:
@@ -202,14 +203,14 @@ def _is_mixed(settings: Train, world: World) -> bool:
     return settings.precision == "bfloat16"
 
 
-def _announce(settings: Train, world: World, *, mixed: bool) -> None:
+def _announce(settings: Train, world: World, backbone: str, *, mixed: bool) -> None:
     """Say what computes, and how."""
     name = "CPU"
     if world.device.type == "cuda":
         name = torch.cuda.get_device_name(world.device)
     precision = "bfloat16" if mixed else settings.precision.replace("auto", "float32")
     logger.info(
-        "%s: %d steps of %d pairs on %d x %s, %d threads, %s",
+        "%s: %d steps of %d pairs on %d x %s, %d threads, %s, backbone: %s",
         settings.variant,
         settings.steps,
         settings.batch_pairs,
@@ -217,6 +218,7 @@ def _announce(settings: Train, world: World, *, mixed: bool) -> None:
         name,
         torch.get_num_threads(),
         precision,
+        backbone,
     )
 
 

@@ -44,8 +44,8 @@ def main() -> int:
         from phalar.train.loop import train
 
         settings = params.load(arguments.params)
-        project = arguments.params.resolve().parent
-        done = train(settings, params.Paths(arguments.data), project=project, stop=stop.is_set)
+        paths = params.Paths(arguments.data)
+        done = train(settings, paths, params_path=arguments.params, stop=stop.is_set)
     except Exception as error:  # noqa: BLE001 - the launcher tells it
         _leave_error(arguments.errors / f"error-rank{rank}.txt", error)
         return 1
