@@ -237,14 +237,14 @@ def test_a_killed_render_goes_on_and_ends_in_the_same_bytes(tmp_path, monkeypatc
     process.wait()
     assert psutil.wait_procs(workers, timeout=20)[1] == []
     assert not paths.render.exists()
-    done = len(list(notes.glob("*.bin")))
+    done = sum(path.stat().st_size // shards.MIXED.itemsize for path in notes.glob("*.bin"))
 
     mixed = []
     write = shards._write
     monkeypatch.setattr(shards, "_write", lambda *arguments: (mixed.append(1), write(*arguments)))
     params = tiny_params(render={"pairs": {"train": 3000, "valid": 8, "test": 16}})
     render.run(params, paths)
-    assert len(mixed) == 3000 + 16 + 32 - done * shards.PAIRS_PER_TASK
+    assert len(mixed) == 3000 + 16 + 32 - done
     resumed = checksums(paths.render)
     render.run(params, paths)
     assert checksums(paths.render) == resumed
@@ -278,12 +278,12 @@ def test_a_render_stopped_anywhere_leaves_no_result_and_goes_on(
         return wrapped(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "PAIRS_PER_TASK", 16)
+        patch.setattr(shards, "FEW_PAIRS", 16)
         patch.setattr(module, where, stopping)
         with pytest.raises(StoppedError):
             render.run(params, here)
     assert not here.render.exists()
-    monkeypatch.setattr(shards, "PAIRS_PER_TASK", 16)
+    monkeypatch.setattr(shards, "FEW_PAIRS", 16)
     render.run(params, here)
     assert checksums(here.render) == checksums(whole.render)
 

@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -24,7 +25,9 @@ from phalar.render.pairs import Pairs, stems_of
 from phalar.tracks import TrackIndex
 
 SIDES = ("anchor", "positive")
-PAIRS_PER_TASK = 128
+FEW_PAIRS, MANY_PAIRS = 128, 1024
+"""A task is as many pairs: enough to be worth a message, few enough to lose when it is killed."""
+
 FULL_SCALE = 32767
 
 NOTES = "mixed"
@@ -123,14 +126,22 @@ def create(aside: Path, plan: Layout) -> None:
 
 
 def tasks(pairs: Pairs, plan: Layout) -> Iterator[Task]:
-    """Cut a split's pairs, sorted by track, into tasks of about `PAIRS_PER_TASK`."""
+    """Cut a split's pairs, sorted by track, into tasks; a track is cut only where it has very many."""
     order = np.argsort(pairs.rows["track"], kind="stable")
-    for number, first in enumerate(range(0, len(order), PAIRS_PER_TASK)):
-        chosen = order[first : first + PAIRS_PER_TASK]
+    track = pairs.rows["track"][order]
+    first = 0
+    for number in count():
+        if first == len(order):
+            return
+        # To the end of the track in which the task gets long enough.
+        last = min(first + FEW_PAIRS, len(order)) - 1
+        end = min(int(np.searchsorted(track, track[last], side="right")), first + MANY_PAIRS)
+        chosen = order[first:end]
         rows = pairs.rows[chosen]
         found, rows["track"] = np.unique(rows["track"], return_inverse=True)
-        light = [replace(pairs.tracks[track], levels_db=NO_LEVELS) for track in found]
+        light = [replace(pairs.tracks[place], levels_db=NO_LEVELS) for place in found]
         yield Task(number, plan, light, chosen, rows)
+        first = end
 
 
 def mix(task: Task, *, aside: Path) -> int:
@@ -175,9 +186,12 @@ def mix_pair(stems: NDArray[np.float32], row: Any, samples: int) -> tuple[NDArra
     moment = slice(row["start"], row["start"] + samples)
     sums = np.stack([stems[stems_of(row[side]), moment].sum(axis=0) for side in SIDES])
     sums *= 1 + FULL_SCALE
-    peak = np.max(np.abs(sums))
-    gain = np.float32(min(1.0, FULL_SCALE / peak)) if peak else np.float32(1)
-    return np.rint(sums * gain).astype("<i2"), float(gain)
+    peak = max(sums.max(), -sums.min())
+    gain = np.float32(1)
+    if peak > FULL_SCALE:
+        gain = np.float32(FULL_SCALE / peak)
+        sums = np.rint(sums * gain)
+    return sums.astype("<i2"), float(gain)
 
 
 def read_mixed(aside: Path, plan: Layout) -> NDArray[Any]:
