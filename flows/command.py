@@ -47,7 +47,7 @@ def main(flow: Callable[[Line], Any], *, of_source: bool = False) -> NoReturn:
     try:
         line = _read_line(flow, of_source=of_source)
         orchestrator.connect()
-    except (ValueError, ConnectionError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(fail(error, WRONG_USE))
     sys.exit(_run(flow, line))
 
