@@ -6,6 +6,7 @@ import logging
 import re
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,8 @@ def load_model(name: str | PathLike[str]) -> Phalar:
     >>> model = phalar.load_model("data/train")  # doctest: +SKIP
     """
     path, text = Path(name), str(name)
-    if path.exists():
+    # A folder of that name need not be a model: the package itself is one called `phalar`.
+    if path.suffix == ".safetensors" or (path / weights.WEIGHTS_FILE).is_file():
         return weights.load_model(path)
     if isinstance(name, PathLike) or not REGISTERED.fullmatch(text):
         raise FileNotFoundError(
@@ -172,3 +174,38 @@ def _from_array(
     if not np.issubdtype(samples.dtype, np.floating) or not np.isfinite(samples).all():
         raise ValueError(f"array {shape} of {samples.dtype}: must be of finite floats or int16")
     return audio.resample(audio.mono(samples), sample_rate)
+
+
+class Served:
+    """What MLflow loads and serves: clips in, their embeddings and scores out."""
+
+    def __init__(self, model: Phalar) -> None:
+        self.model = model
+
+    def predict(
+        self, model_input: NDArray[np.float32], params: dict[str, Any] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Embed clips of one length, and score each with each.
+
+        Parameters
+        ----------
+        model_input : float32 array [shape=(B, N)]
+            Mono sound, full scale 1.0.
+        params : dict, optional
+            `sample_rate` in Hz, by default 16,000.
+
+        Returns
+        -------
+        dict
+            `embedding` [shape=(B, 2, 512)], real before imaginary part, and `score` [shape=(B, B)].
+        """
+        rate_hz = int((params or {}).get("sample_rate", audio.SAMPLE_RATE_HZ))
+        z = self.model.embed(np.asarray(model_input), rate_hz)
+        scores = self.model.score(z[:, None], z[None, :])
+        parts = torch.stack([z.real, z.imag], dim=1)
+        return {"embedding": parts.cpu().numpy(), "score": scores.cpu().numpy()}
+
+
+def _load_pyfunc(path: str) -> Served:
+    """Load a registered model; MLflow asks the module that a model names for this function."""
+    return Served(weights.load_model(path))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +14,13 @@ import yaml
 from rich.tree import Tree
 
 from phalar.params import Params, Paths
+from phalar.runlog import file_sha256
 from phalar.tracks import SPLITS
 
 FORMAT = 1
 FILE = "lineage.json"
 SHOWN = 3
 """Tracks of each source that a tree names; JSON names all."""
-
-TRACKED = ("phalar", "flows", "params.yaml", "dvc.yaml", "pyproject.toml", "constraints.txt")
-"""Code and parameters. A run changes `dvc.lock` itself, so that one does not make a tree dirty."""
 
 Record = dict[str, Any]
 
@@ -53,7 +49,7 @@ def collect(params: Params, paths: Paths) -> Record:
         "dvc": dvc_outs(paths.root.parent),
         "pairs": {
             "file": _relative(manifest, paths),
-            "sha256": sha256(manifest),
+            "sha256": file_sha256(manifest),
             "count": {split: counts[split] for split in SPLITS},
         },
         "shards": shards,
@@ -61,12 +57,6 @@ def collect(params: Params, paths: Paths) -> Record:
         "files": files,
         "sources": sources,
     }
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _relative(path: Path, paths: Paths) -> str:
@@ -91,7 +81,7 @@ def _shards(paths: Paths, pairs: Any) -> list[Record]:
             raise ValueError(f"{path} is in pairs.parquet but not on disk; run the render stage")
     # Hashing leaves Python's lock alone.
     with ThreadPoolExecutor() as pool:
-        sums = list(pool.map(sha256, found))
+        sums = list(pool.map(file_sha256, found))
     return [
         {
             "file": _relative(path, paths),
@@ -187,28 +177,13 @@ def dvc_outs(root: Path) -> Record:
         if stage.partition("@")[0] != "register"
         for out in entry.get("outs", [])
     ]
-    return {"lock_sha256": sha256(path), "outs": outs}
+    return {"lock_sha256": file_sha256(path), "outs": outs}
 
 
 def _size(path: Path) -> tuple[int, int]:
     """Bytes and number of files below a path."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files), len(files)
-
-
-def git_state(root: Path) -> Record:
-    """Commit of the tree, and whether code or parameters differ from it; None without git."""
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        commit = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--", *TRACKED)
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": commit, "dirty": bool(changed)}
 
 
 def read(name: str) -> Record:
@@ -247,8 +222,8 @@ def tree(record: Record) -> Tree:
         f"sha256 {model['sha256'][:12]}"
     )
     below = root.add(f"MLflow run {run['id']} (experiment {run['experiment']})")
-    state = {True: "with changes", False: "clean", None: "unknown"}[git["dirty"]]
-    below = below.add(f"git commit {(git['commit'] or 'none')[:12]}, {state}")
+    state = "with changes" if git["dirty"] else "clean"
+    below = below.add(f"git commit {git['commit'][:12]}, {state}" if git["commit"] else "no git")
     below = below.add(f"dvc.lock sha256 {(dvc['lock_sha256'] or 'none')[:12]}")
     for out in dvc["outs"]:
         note = "" if out["agrees"] else " (not what is on disk)"

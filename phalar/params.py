@@ -268,6 +268,8 @@ class Register(Strict):
     """Registered model in MLflow."""
     alias: str
     """Alias that moves to each new version."""
+    gate_times_chance: Annotated[float, Field(ge=0)]
+    """A model is refused unless the lower end of its 95 % interval reaches so many times chance."""
 
 
 class Tracking(Strict):

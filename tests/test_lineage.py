@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import subprocess
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -20,8 +19,12 @@ SOURCE = "bands"
 
 @pytest.fixture
 def project(tmp_path, tiny_songs) -> Paths:
-    """Records of download, prepare and render: two songs a split, three pairs a song."""
-    paths = Paths(tmp_path / "data")
+    return make_project(tmp_path, tiny_songs)
+
+
+def make_project(folder, tiny_songs) -> Paths:
+    """Make the records of download, prepare and render: two songs a split, three pairs a song."""
+    paths = Paths(folder / "data")
     tiny_songs(paths.prepare(SOURCE), source=SOURCE, songs=2, seconds=1.0)
     pairs, files = [], {}
     for split in SPLITS:
@@ -129,26 +132,6 @@ stages:
     assert set(outs) == {"render", "prepare@bands"}
     assert (outs["render"]["md5"], outs["render"]["agrees"]) == ("aa.dir", True)
     assert not outs["prepare@bands"]["agrees"]
-
-
-def test_git_state_ignores_dvc_lock_but_not_code(tmp_path) -> None:
-    def git(*words: str) -> None:
-        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)
-
-    assert lineage.git_state(tmp_path) == {"commit": None, "dirty": None}
-    git("init")
-    for name in ("params.yaml", "dvc.lock"):
-        (tmp_path / name).write_text("1")
-    git("add", ".")
-    git("commit", "-m", "one")
-    (tmp_path / "dvc.lock").write_text("2")
-    state = lineage.git_state(tmp_path)
-    assert len(state["commit"]) == 40
-    assert state["dirty"] is False
-    (tmp_path / "phalar").mkdir()
-    (tmp_path / "phalar" / "new.py").write_text("")
-    assert lineage.git_state(tmp_path)["dirty"] is True
 
 
 def test_tree_names_every_link(project, tmp_path) -> None:

@@ -73,7 +73,7 @@ def read_trials(path: Path, split: str) -> list[Trials]:
         raise ValueError(f"{path}: no trials of split {split!r}; render again")
     columns = [table[name].to_pylist() for name in ("source", "protocol", "candidates")]
     keys = list(zip(*columns, strict=True))
-    anchors, answers = table["anchor"].to_numpy(), table["answer"].to_numpy()
+    anchors, answers = (table[name].to_numpy().astype(np.int64) for name in ("anchor", "answer"))
     choices = table["choices"].to_pylist()
     found = []
     for source, protocol, candidates in sorted(set(keys)):

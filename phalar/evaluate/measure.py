@@ -1,0 +1,123 @@
+"""All figures of a model on the frozen trials, and of what stands beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from phalar.evaluate import baselines, retrieval
+from phalar.evaluate.hearing import Heard
+from phalar.evaluate.retrieval import Floats, Integers, Trials
+from phalar.params import Evaluate
+
+MODEL = "model"
+
+MOST_CANDIDATES = 128
+"""K to which the curves go, where there are so many pairs or songs."""
+
+DIGITS = 6
+"""Figures are kept to a millionth: more says nothing, and is hard to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Trials of one source and protocol, one a K, and how the model scores their pairs."""
+
+    trials: list[Trials]
+    """In order of K; rows and columns of `scores` number their pairs."""
+    pairs: Integers
+    """(N,)"""
+    scores: Floats
+    """(N, N)"""
+
+
+@dataclass(slots=True)
+class Measured:
+    """What `measure` finds."""
+
+    retrieval: dict[str, Any] = field(default_factory=dict)
+    """Top-1, interval and reciprocal rank by source, protocol and K."""
+    baselines: dict[str, Any] = field(default_factory=dict)
+    """The same for each baseline by name."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of scorer, source, protocol, candidates, top1."""
+    groups: list[Group] = field(default_factory=list)
+
+
+def measure(
+    heard: Heard,
+    trials: list[Trials],
+    song_of: Mapping[int, str],
+    settings: Evaluate,
+    *,
+    score: Callable[[Heard, str], Floats],
+) -> Measured:
+    """Score all trials with the model and each baseline.
+
+    Parameters
+    ----------
+    heard : Heard
+        All pairs of the trials.
+    trials : list of Trials
+        In the order of `retrieval.read_trials`.
+    song_of : mapping of int to str
+        The song of each pair, unique within its source.
+    settings : Evaluate
+        Seed and number of the resamples.
+    score : callable
+        From pairs and the name of a scorer (`model` or a baseline) to scores (N, N).
+    """
+    found = Measured(baselines={name: {} for name in ("chance", *baselines.SCORERS)})
+    for (source, protocol), members in groupby(trials, key=lambda t: (t.source, t.protocol)):
+        group = list(members)
+        pairs = np.unique(np.concatenate([t.choices.ravel() for t in group]))
+        local = [t.among(pairs) for t in group]
+        songs = [song_of[pair] for pair in pairs.tolist()]
+        there = heard.among(pairs)
+        for name in (MODEL, *baselines.SCORERS):
+            scores = score(there, name)
+            if name == MODEL:
+                found.groups.append(Group(local, pairs, scores))
+            table = found.retrieval if name == MODEL else found.baselines[name]
+            table.setdefault(source, {})[protocol] = {
+                str(t.candidates): _summary(scores, t, songs, settings) for t in local
+            }
+            for k, top1 in enumerate(_expected(scores, songs, protocol), start=1):
+                found.curve.append(_point(name, source, protocol, k, top1))
+        found.baselines["chance"].setdefault(source, {})[protocol] = {
+            str(t.candidates): baselines.chance(t.candidates, len(t.anchors)) for t in local
+        }
+    return found
+
+
+def _summary(
+    scores: Floats, trials: Trials, songs: list[str], settings: Evaluate
+) -> dict[str, float | int]:
+    ranks = retrieval.score_trials(scores, trials)
+    asked = [songs[anchor] for anchor in trials.anchors]
+    found = retrieval.summary(ranks, asked, resamples=settings.bootstrap, seed=settings.seed)
+    return {name: round(value, DIGITS) for name, value in found.items()}
+
+
+def _expected(scores: Floats, songs: list[str], protocol: str) -> Floats:
+    """Accuracy over all draws at K = 1, 2, ..., for protocols of which it is known; else none."""
+    if protocol == "paper":
+        return retrieval.expected_top1(scores, min(MOST_CANDIDATES, len(songs)))
+    if protocol == "songs":
+        most = min(MOST_CANDIDATES, len(set(songs)))
+        return retrieval.expected_top1_songs(scores, songs, most)
+    return np.empty(0)
+
+
+def _point(scorer: str, source: str, protocol: str, k: int, top1: float) -> dict[str, Any]:
+    return {
+        "scorer": scorer,
+        "source": source,
+        "protocol": protocol,
+        "candidates": k,
+        "top1": round(float(top1), DIGITS),
+    }

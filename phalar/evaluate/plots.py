@@ -1,0 +1,160 @@
+"""Plots as SVG whose colours are filled in last: a page's own, light or dark, or those of paper."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+from phalar.evaluate.measure import MODEL, Measured
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ON_WHITE = {
+    "ink": "#333333",
+    "faint": "#dddddd",
+    "model": "#0b62c4",
+    "spectrum": "#b25a00",
+    "loudness": "#7a7a7a",
+    "chance": "#a0a0a0",
+}
+"""What each role is drawn in where there is no page to say it."""
+
+# Matplotlib takes no names of roles, so each is drawn in a colour that nothing else has.
+STAND_IN = {role: f"#0{number}0{number}0{number}" for number, role in enumerate(ON_WHITE, start=1)}
+
+SIZE_INCHES = (4.4, 3.0)
+DASHES = {MODEL: "-", "spectrum": "-", "loudness": "-", "chance": (0, (2, 2))}
+LINES = ("-", "--", ":", "-.")
+TICKS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def accuracy_over_candidates(measured: Measured) -> dict[str, str]:
+    """Draw accuracy over K for each source and protocol whose curve is known, by title.
+
+    Lines are exact expectations over all draws, points are the frozen trials with their intervals.
+    """
+    panels = dict.fromkeys((row["source"], row["protocol"]) for row in measured.curve)
+    return {", ".join(key): _draw([partial(_curves, measured, *key)]) for key in panels}
+
+
+def overview(measured: Measured) -> str:
+    """Draw all of `accuracy_over_candidates` side by side."""
+    panels = dict.fromkeys((row["source"], row["protocol"]) for row in measured.curve)
+    return _draw([partial(_curves, measured, *key, title=", ".join(key)) for key in panels])
+
+
+def training(history: list[dict[str, float]], validations: list[dict[str, float]]) -> str:
+    """Draw the loss of a training, and the accuracy of its validations, over the steps.
+
+    Parameters
+    ----------
+    history : list of dict
+        Rows with `step` and `loss`.
+    validations : list of dict
+        Rows with `step` and an accuracy (0..1) for each source and their mean.
+    """
+    return _draw([partial(_loss, history), partial(_validations, validations)])
+
+
+def on_white(svg: str) -> str:
+    """Fill in colours for white ground."""
+    for role, colour in STAND_IN.items():
+        svg = svg.replace(colour, ON_WHITE[role])
+    return svg
+
+
+def in_page(svg: str) -> str:
+    """Leave the colours to the style sheet of the page: `var(--ink)` and so on."""
+    for role, colour in STAND_IN.items():
+        svg = svg.replace(colour, f"var(--{role})")
+    # What stands before the element is for files.
+    return svg[svg.index("<svg") :]
+
+
+def _curves(measured: Measured, source: str, protocol: str, ax: Axes, *, title: str = "") -> None:
+    rows = [r for r in measured.curve if (r["source"], r["protocol"]) == (source, protocol)]
+    for scorer in (MODEL, *measured.baselines):
+        own = [row for row in rows if row["scorer"] == scorer]
+        ks = [row["candidates"] for row in own] or sorted({row["candidates"] for row in rows})
+        top1 = [100 * row["top1"] for row in own] or [100 / k for k in ks]
+        ax.plot(ks, top1, linestyle=DASHES[scorer], color=STAND_IN[scorer], label=scorer)
+    for k, trial in measured.retrieval[source][protocol].items():
+        low, high = 100 * trial["low"], 100 * trial["high"]
+        ax.plot([int(k)] * 2, [low, high], color=STAND_IN[MODEL], linewidth=1)
+        ax.plot(int(k), 100 * trial["top1"], "o", color=STAND_IN[MODEL], markersize=4)
+    most = max(row["candidates"] for row in rows)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks([tick for tick in TICKS if tick <= most], [str(t) for t in TICKS if t <= most])
+    ax.set_ylim(0, 102)
+    ax.set_xlabel("candidates K")
+    ax.set_ylabel("top-1 accuracy, %")
+    ax.set_title(title)
+    ax.legend(frameon=False, labelcolor=STAND_IN["ink"])
+
+
+def _loss(history: list[dict[str, float]], ax: Axes) -> None:
+    steps, losses = [row["step"] for row in history], [row["loss"] for row in history]
+    ax.plot(steps, losses, color=STAND_IN[MODEL])
+    ax.set_xlabel("step")
+    ax.set_ylabel("training loss")
+
+
+def _validations(rows: list[dict[str, float]], ax: Axes) -> None:
+    steps = [row["step"] for row in rows]
+    for name, dashes in zip((key for key in rows[0] if key != "step"), cycle(LINES)):
+        values = [100 * row[name] for row in rows]
+        ax.plot(
+            steps,
+            values,
+            linestyle=dashes,
+            marker="o",
+            markersize=3,
+            color=STAND_IN[MODEL],
+            label=name,
+        )
+    ax.set_ylim(0, 102)
+    ax.set_xlabel("step")
+    ax.set_ylabel("validation top-1, %")
+    ax.legend(frameon=False, labelcolor=STAND_IN["ink"])
+
+
+def _draw(panels: list[Callable[[Axes], Any]]) -> str:
+    """Draw panels side by side in the style of all plots; the same figures give the same bytes."""
+    # Imported late: half a second that no other stage needs.
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    ink, faint = STAND_IN["ink"], STAND_IN["faint"]
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "phalar",
+        "font.size": 9,
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.edgecolor": faint,
+        "axes.grid": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": faint,
+        "grid.linewidth": 0.5,
+        "xtick.color": ink,
+        "ytick.color": ink,
+    }
+    with matplotlib.rc_context(style):
+        width, height = SIZE_INCHES
+        figure = Figure((width * len(panels), height), layout="constrained")
+        FigureCanvasSVG(figure)
+        for ax, panel in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            panel(ax)
+            ax.minorticks_off()
+        target = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(target, format="svg", transparent=True, metadata=nothing)
+    return target.getvalue()

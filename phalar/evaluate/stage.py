@@ -1,0 +1,89 @@
+"""The evaluation of the trained model from start to end: hear, measure, write."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from phalar.evaluate import hearing, plots, report
+from phalar.evaluate.measure import Measured, measure
+from phalar.evaluate.retrieval import read_trials
+from phalar.model import load_model
+from phalar.params import Params, Paths
+
+logger = logging.getLogger(__name__)
+
+SPLIT = "test"
+METRICS, CURVE, PLOT, REPORT = "metrics.json", "curve.csv", "curve.svg", "report.html"
+
+
+def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
+    """Evaluate what training exported; see `phalar.evaluate.run`."""
+    model = load_model(paths.train).to("cuda" if torch.cuda.is_available() else "cpu")
+    trials = read_trials(paths.render / "trials.parquet", SPLIT)
+    heard = hearing.hear(
+        model,
+        paths.render,
+        split=SPLIT,
+        wanted=np.concatenate([np.append(t.choices, t.anchors) for t in trials]),
+        clip_s=params.evaluate.clip_s,
+    )
+    measured = measure(
+        heard, trials, _songs(paths.render), params.evaluate, score=partial(hearing.score, model)
+    )
+    metrics = {"retrieval": measured.retrieval, "baselines": measured.baselines}
+    paths.evaluate.mkdir(parents=True, exist_ok=True)
+    _write(paths.evaluate / CURVE, _csv(measured.curve))
+    _write(paths.evaluate / PLOT, plots.on_white(plots.overview(measured)))
+    _write(paths.evaluate / REPORT, report.page(params, paths, measured, split=SPLIT))
+    # Last: where it is, the rest is.
+    _write(paths.evaluate / METRICS, json.dumps(metrics, indent=1) + "\n")
+    for line in _lines(measured):
+        logger.info("%s", line)
+    return metrics
+
+
+def _songs(folder: Path) -> dict[int, str]:
+    """Give the song of each pair."""
+    table = pq.read_table(
+        folder / "pairs.parquet", columns=["pair", "song"], filters=[("split", "=", SPLIT)]
+    )
+    return dict(zip(table["pair"].to_pylist(), table["song"].to_pylist(), strict=True))
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _lines(measured: Measured) -> list[str]:
+    """Say the accuracy at the largest K of each source and protocol."""
+    lines = []
+    for source, protocols in measured.retrieval.items():
+        for protocol, sizes in protocols.items():
+            k, found = list(sizes.items())[-1]
+            share = " to ".join(f"{100 * found[end]:.1f}" for end in ("low", "high"))
+            lines.append(
+                f"{source}, {protocol}, K = {k}: {100 * found['top1']:.1f} % (95 %: {share}), "
+                f"chance {100 / int(k):.1f} %"
+            )
+    return lines
+
+
+def _write(path: Path, text: str) -> None:
+    """Write aside, then put into place."""
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)

@@ -1,0 +1,181 @@
+"""The registry: gate, one version a model, lineage and card, and the model that comes back."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from test_lineage import SOURCE, make_project
+
+import phalar
+from phalar import lineage, params, register
+from phalar.model import ModelConfig, build_model, save_model
+
+ROOT = Path(__file__).parents[1]
+RATE_HZ = 16_000
+
+
+def figures(top1: float, low: float) -> dict:
+    """Metrics of one source, as evaluation writes them."""
+
+    def at(share: float, end: float) -> dict:
+        value = {"top1": share, "low": end, "high": share, "mrr": share, "trials": 6}
+        return {SOURCE: {"paper": {"8": value}}}
+
+    chance = at(1 / 8, 1 / 8)
+    return {"retrieval": at(top1, low), "baselines": {"chance": chance, "spectrum": at(0.2, 0.1)}}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> params.Params:
+    """The project's own parameters, with one source and a registry aside."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["sources"] = [SOURCE]
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return params.load(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_songs, settings):
+    """A project with an untrained model, registered twice."""
+    root = tmp_path_factory.mktemp("project")
+    paths = make_project(root, tiny_songs)
+    model = build_model(ModelConfig(), generator=torch.Generator().manual_seed(1))
+    save_model(model, paths.train)
+    facts = {
+        "run_id": None,
+        "experiment": "phalar",
+        "git_commit": "c" * 40,
+        "git_dirty": True,
+        "params_sha256": "a" * 64,
+        "data_sha256": "b" * 64,
+    }
+    (paths.train / "run.json").write_text(json.dumps(facts))
+    paths.evaluate.mkdir()
+    (paths.evaluate / "metrics.json").write_text(json.dumps(figures(0.7, 0.6)))
+    before = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/mlflow.db"
+    first = register.run(settings, paths)
+    facts["run_id"] = first.run_id
+    (paths.train / "run.json").write_text(json.dumps(facts))
+    yield paths, first, register.run(settings, paths)
+    del os.environ["MLFLOW_TRACKING_URI"]
+    if before is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def test_same_model_gets_no_second_version(made) -> None:
+    _, first, second = made
+    assert (first.version, first.new) == ("1", True)
+    assert (second.version, second.new, second.run_id) == ("1", False, first.run_id)
+
+
+def test_registered_model_embeds_as_the_one_on_disk(made) -> None:
+    import mlflow
+
+    paths, first, _ = made
+    clips = np.random.default_rng(1).normal(0, 0.1, (2, 3 * RATE_HZ)).astype(np.float32)
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    served = mlflow.pyfunc.load_model(f"models:/phalar@{first.alias}").predict(clips)
+    model = phalar.load_model(paths.train)
+    z = model.embed(clips, RATE_HZ)
+    np.testing.assert_array_equal(served["embedding"], torch.stack([z.real, z.imag], 1).numpy())
+    assert served["score"][0, 1] == pytest.approx(float(model.score(z[0], z[1])), abs=1e-6)
+    assert served["score"][0, 1] == pytest.approx(served["score"][1, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["phalar", "phalar@candidate", "phalar/1", "models:/phalar/1"])
+def test_model_loads_by_its_registered_name(made, name) -> None:
+    paths, _, _ = made
+    weights = [phalar.load_model(each).state_dict() for each in (name, paths.train)]
+    assert all(torch.equal(weights[0][key], value) for key, value in weights[1].items())
+
+
+def test_unknown_name_says_where_it_was_looked_for(made) -> None:
+    with pytest.raises(ConnectionError, match=r"MLflow \(sqlite:.*see MLFLOW_TRACKING_URI"):
+        phalar.load_model("phalar@nobody")
+
+
+def test_version_can_be_searched_by_its_origin(made) -> None:
+    import mlflow
+
+    paths, first, _ = made
+    client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    version = client.get_model_version_by_alias("phalar", "candidate")
+    facts = json.loads((paths.train / "model.json").read_text())
+    expected = {
+        "model.sha256": facts["sha256"],
+        "git.commit": "c" * 40,
+        "git.dirty": "true",
+        "licence.bands": "CC0-1.0",
+        "test/bands/paper/8/top1": "0.7",
+    }
+    assert expected.items() <= version.tags.items()
+    run = client.get_run(first.run_id)
+    assert run.data.metrics["test/bands/paper/8/top1"] == 0.7
+
+
+def test_signature_leaves_the_length_of_sound_open(made) -> None:
+    import mlflow
+
+    info = mlflow.models.get_model_info("models:/phalar/1")
+    assert info.signature.inputs.inputs[0].shape == (-1, -1)
+    assert {spec.name for spec in info.signature.outputs.inputs} == {"embedding", "score"}
+    requirements = Path(mlflow.pyfunc.get_model_dependencies("models:/phalar/1")).read_text()
+    assert re.search(r"^torch==\d", requirements, re.MULTILINE)
+
+
+def test_lineage_starts_at_the_version(made) -> None:
+    paths, first, _ = made
+    record = lineage.read(str(paths.register / "lineage.json"))
+    assert (record["model"]["name"], record["model"]["version"]) == ("phalar", "1")
+    assert record["run"] == {"id": first.run_id, "experiment": "phalar"}
+    assert record["git"] == {"commit": "c" * 40, "dirty": True}
+    assert lineage.read("phalar@candidate") == record == lineage.read("phalar")
+
+
+def test_card_holds_the_records(made) -> None:
+    paths, _, _ = made
+    text = (paths.register / "card.md").read_text()
+    for words in (
+        "# phalar 1\n",
+        "| bands | 2 | 2 | 2 | CC0-1.0 | A test |",
+        "Pairs: 6 train, 6 valid, 6 test.",
+        "| bands | paper | 8 | 70.0 | 60.0 to 70.0 | 12.5 | 20.0 | 6 |",
+        f"commit `{'c' * 40}`, with changes of code or parameters",
+    ):
+        assert words in text
+
+
+def test_gate_refuses_what_may_be_chance() -> None:
+    register.check_gate(figures(0.7, 0.126), 1.0)
+    register.check_gate(figures(0.0, 0.0), 0.0)
+    with pytest.raises(
+        ValueError, match=r"gate: bands, paper, K = 8: .* \(30\.00 %\) begins at 12\."
+    ):
+        register.check_gate(figures(0.3, 0.124), 1.0)
+
+
+def test_damaged_weights_are_not_registered(made, settings, tmp_path, tiny_songs) -> None:
+    paths, _, _ = made
+    other = params.Paths(tmp_path / "data")
+    other.train.mkdir(parents=True)
+    (other.train / "model.json").write_bytes((paths.train / "model.json").read_bytes())
+    content = bytearray((paths.train / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (other.train / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="sha256"):
+        register.run(settings, other)
+
+
+def test_no_registry_is_made_by_looking_for_a_model(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(FileNotFoundError, match=r"no registry mlflow\.db here"):
+        phalar.load_model("phalar@candidate")
+    assert not list(tmp_path.iterdir())
