@@ -1,12 +1,14 @@
-"""The convolutional backbone: a constant-Q feature in, 60 channels with a 32nd of the frames out.
+"""The convolutional backbone: a feature in, 60 channels with a 32nd of the frames out.
 
-Shape letters: B batch, C channels, M channels in the middle of a branch, F frequency bins, T frames.
+Shape letters: B batch, C channels, F frequency bins, T frames.
 """
 
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from phalar.model import fused
 
 DEPTH = 5
 FIRST_CHANNELS = 8
@@ -16,7 +18,7 @@ Axis = Literal["frequency", "time", "point"]
 
 
 class Branch(nn.Module):
-    """Normalise each channel of each clip, mix channels and neighbours, and add the result to the input.
+    """Normalise each clip's channels, mix them with their neighbours, and add that to the input.
 
     The learned scale starts at zero, so a fresh branch is the identity.
     """
@@ -25,23 +27,25 @@ class Branch(nn.Module):
         super().__init__()
         kernel = {"frequency": (3, 1), "time": (1, 3), "point": (1, 1)}[axis]
         middle = 2 * channels if axis == "point" else channels
+        self.scale = nn.Parameter(torch.zeros(channels))
         self.norm = nn.GroupNorm(channels, channels)
         self.mix = nn.Conv2d(channels, middle, kernel, padding="same")
         self.merge = nn.Conv2d(middle, channels, 1, bias=False)
-        self.scale = nn.Parameter(torch.zeros(channels))
         self.dropout = nn.Dropout2d(DROPOUT)
         nn.init.kaiming_normal_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)
+        nn.init.constant_(self.mix.get_parameter("bias"), 0)
         nn.init.xavier_normal_(self.merge.weight)
 
     def forward(self, x_BCFT: Tensor) -> Tensor:
         """Return the input plus this branch's change of it, in the same shape."""
         change_BCFT = self.merge(nn.functional.silu(self.mix(self.norm(x_BCFT))))
-        return x_BCFT + self.dropout(self.scale[:, None, None] * change_BCFT)
+        change_BCFT = self.dropout(self.scale[:, None, None] * change_BCFT)
+        out_BCFT: Tensor = x_BCFT + change_BCFT
+        return out_BCFT
 
 
 class Block(nn.Module):
-    """Branches over frequency, over time and within a point, then, where wanted, half the frames."""
+    """Branches over frequency, over time and within a point, then perhaps half the frames."""
 
     def __init__(self, channels: int, channels_out: int | None = None) -> None:
         super().__init__()
@@ -57,14 +61,24 @@ class Block(nn.Module):
 
     def forward(self, x_BCFT: Tensor) -> Tensor:
         """Apply the branches in turn and the strided convolution last."""
-        return self.shrink(self.point(self.time(self.frequency(x_BCFT))))
+        out_BCFT: Tensor = self.shrink(self.point(self.time(self.frequency(x_BCFT))))
+        return out_BCFT
 
 
 class Encoder(nn.Module):
     """The convolutional backbone of PHALAR (127,344 parameters).
 
-    Frequency keeps its resolution, so that a shift in pitch stays a shift; time is halved five times while
-    the channels grow by half each time, rounded down: 8, 12, 18, 27, 40, 60. Clips never mix.
+    Frequency keeps its resolution, so that a shift in pitch stays a shift; time is halved five
+    times while the channels grow by half each time, rounded down: 8, 12, 18, 27, 40, 60. Clips
+    never mix.
+
+    Attributes
+    ----------
+    channels_out : int
+        60.
+    compiled : bool
+        Whether float32 on a CPU may run in the compiled kernel (`phalar.model.fused`), with
+        gradients equal to those of the modules but for rounding, and the same dropout.
 
     Notes
     -----
@@ -73,6 +87,7 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.compiled = True
         self.lift = nn.Conv2d(1, FIRST_CHANNELS, 1, bias=False)
         nn.init.xavier_normal_(self.lift.weight)
         self.blocks = nn.ModuleList()
@@ -89,14 +104,38 @@ class Encoder(nn.Module):
         Parameters
         ----------
         feature_BCFT : float tensor [shape=(B, 1, F, T)]
-            Normalised decibels, one frame each 10 ms; any F and T from 1 up.
+            Scaled decibels, one frame each 10 ms; any F and T from 1 up.
 
         Returns
         -------
         float tensor [shape=(B, channels_out, F, ceil(T / 32))]
             One step each 320 ms.
+
+        Raises
+        ------
+        ValueError
+            If the feature has another shape.
         """
-        x_BCFT = self.lift(feature_BCFT)
+        shape = tuple(feature_BCFT.shape)
+        if len(shape) != 4 or shape[1] != 1 or 0 in shape[2:]:
+            raise ValueError(f"Encoder: feature of shape {shape}, must be (B, 1, F >= 1, T >= 1)")
+        if self.compiled and fused.usable(feature_BCFT, self.lift.weight):
+            return self._forward_compiled(feature_BCFT)
+        x_BCFT: Tensor = self.lift(feature_BCFT)
         for block in self.blocks:
             x_BCFT = block(x_BCFT)
         return x_BCFT
+
+    def _forward_compiled(self, feature_BCFT: Tensor) -> Tensor:
+        """Draw dropout as the modules would, from the same random numbers, and run the kernel."""
+        keeps_BC = []
+        for branch in self.modules():
+            if isinstance(branch, Branch):
+                ones_BCFT = feature_BCFT.new_ones(len(feature_BCFT), len(branch.scale), 1, 1)
+                keeps_BC.append(branch.dropout(ones_BCFT).flatten(1))
+        weights = torch.cat([weight.flatten() for weight in self.parameters()])
+        steps = -(-feature_BCFT.shape[-1] // 2**DEPTH)
+        shape = (FIRST_CHANNELS, DEPTH, self.channels_out, steps)
+        keep_BC = torch.cat(keeps_BC, 1)
+        out_BCFT: Tensor = fused.Encode.apply(feature_BCFT, keep_BC, weights, shape)  # type: ignore[no-untyped-call]
+        return out_BCFT
