@@ -150,10 +150,7 @@ def _tick(second: float) -> int:
 
 
 def _odd_tick(second: float) -> int:
-    """Odd tick at or just after a time: never on the border of two blocks of the synthesiser,
-
-    where rounding errors would choose between them.
-    """
+    """Odd tick next to a time: no block of the synthesiser begins there, so none is in doubt."""
     return 2 * int(second * TICKS_A_SECOND / 2) + 1
 
 
