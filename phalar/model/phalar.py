@@ -43,6 +43,11 @@ VARIANTS = ("full", "gap", "magnitude", "cosine", "psd", "hermitian", "mel", "co
 REAL_VARIANTS = ("gap", "magnitude", "cocola")
 DIMENSIONS = 512
 
+# Clips at a time. More leave a core's cache: the backbone's modules take 27 ms a clip of 5 s by
+# four and 54 ms by sixteen.
+CPU_CLIPS = 4
+GPU_CLIPS = 64
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -134,7 +139,7 @@ class Phalar(nn.Module):
         sample_rate: int,
         *,
         channel_axis: int | None = None,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         pad: Pad = "both",
     ) -> Tensor:
         """Embed one clip or a batch of clips of one length.
@@ -148,8 +153,9 @@ class Phalar(nn.Module):
         channel_axis : int or None
             The axis of the channels, which are averaged: 0 for (channels, N), -1 for (N,
             channels). `None` says that there is none: then two axes are always (clips, samples).
-        batch_size : int
-            Clips at a time; it bounds the memory and changes nothing else.
+        batch_size : int or None
+            Clips at a time; it bounds the memory and changes nothing else. `None`: 4 on a CPU, 64
+            on a GPU.
         pad : {"both", "right"}
             Where a clip under about 6 s is padded before the Fourier transform; see `pooling.Pad`.
 
@@ -171,16 +177,17 @@ class Phalar(nn.Module):
         >>> model.embed(torch.randn(2, 44_100), 44_100, channel_axis=0).shape
         torch.Size([512])
         """
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size: {batch_size} is not 1 or more")
         clips = as_clips(audio, sample_rate, channel_axis=channel_axis)
         clips_BN = clips.reshape(-1, clips.shape[-1])
         device = next(self.parameters()).device
+        at_a_time = batch_size or (CPU_CLIPS if device.type == "cpu" else GPU_CLIPS)
         resample = resampler(int(sample_rate), device)
         with _evaluating(self), torch.inference_mode():
             parts = [
                 self.encode(self.features(resample(part_BN.to(device))), pad=pad)
-                for part_BN in torch.split(clips_BN, batch_size)
+                for part_BN in torch.split(clips_BN, at_a_time)
             ]
         # Made outside inference mode, so that a probe can be trained on it.
         z_BD = to_complex(torch.cat(parts))
