@@ -162,6 +162,8 @@ def _from_array(
     shape = tuple(sound.shape)
     if sample_rate is None:
         raise ValueError(f"array {shape}: has no sample rate of its own; pass sample_rate in Hz")
+    if sample_rate < 1:
+        raise ValueError(f"sample_rate: {sample_rate} is not a whole number of Hz above 0")
     samples = sound.detach().cpu().numpy() if isinstance(sound, torch.Tensor) else sound
     if samples.ndim == 2 and shape[0] > shape[1]:
         raise ValueError(

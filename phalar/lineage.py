@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 from rich.tree import Tree
 
@@ -65,6 +64,9 @@ def _relative(path: Path, paths: Paths) -> str:
 
 
 def _pairs(paths: Paths) -> Any:
+    # Imported late: who only reads a lineage needs no pyarrow.
+    import pyarrow.parquet as pq
+
     path = paths.render / "pairs.parquet"
     if not path.is_file():
         raise ValueError(f"{path} is not there; run the render stage")
@@ -120,6 +122,8 @@ def _tracks(paths: Paths, pairs: Any) -> list[Record]:
 
 def _prepared(folder: Path) -> dict[str, Record]:
     """Give the annotations of each prepared track, by name."""
+    import pyarrow.parquet as pq
+
     columns = ["track", "song", "split", "licence", "source_files"]
     found: dict[str, Record] = {}
     for path in sorted(folder.glob("*.parquet")):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from packaging.requirements import Requirement
 
 from phalar import audio, lineage, runlog
 from phalar.card import card
@@ -186,8 +185,11 @@ def _registry(uri: str) -> Iterator[Any]:
     # Before the import, which reads them.
     for name, value in runlog.ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import mlflow
-    from mlflow.exceptions import MlflowException
+    try:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+    except ImportError:
+        raise ImportError("a registry needs MLflow: pip install 'phalar[pipeline]'") from None
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -225,7 +227,6 @@ def _training_run(client: Any, params: Params, paths: Paths, trained: Record) ->
     facts = runlog.Facts("train", params, tags, paths.render, trained["data_sha256"])
     project = paths.root.parent
     recorder = runlog.Recorder(params.tracking, project=project, facts=facts)
-    recorder.open()
     recorder.close("FINISHED")
     if recorder.run_id is None:
         raise ConnectionError(f"MLflow ({recorder.uri}) takes no run; see MLFLOW_TRACKING_URI")
@@ -285,6 +286,8 @@ def _folder_of_model(paths: Paths) -> Iterator[Path]:
 
 def _requirements() -> list[str]:
     """What using a model needs, at the versions that are installed here."""
+    from packaging.requirements import Requirement
+
     needed = (Requirement(text) for text in metadata.requires("phalar") or ())
     names = [each.name for each in needed if each.marker is None]
     return [f"{name}=={metadata.version(name)}" for name in names]

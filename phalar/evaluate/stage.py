@@ -38,7 +38,11 @@ def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
         clip_s=params.evaluate.clip_s,
     )
     measured = measure(
-        heard, trials, _songs(paths.render), params.evaluate, score=partial(hearing.score, model)
+        heard,
+        trials,
+        read_songs(paths.render),
+        params.evaluate,
+        score=partial(hearing.score, model),
     )
     metrics = {"retrieval": measured.retrieval, "baselines": measured.baselines}
     paths.evaluate.mkdir(parents=True, exist_ok=True)
@@ -52,7 +56,7 @@ def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
     return metrics
 
 
-def _songs(folder: Path) -> dict[int, str]:
+def read_songs(folder: Path) -> dict[int, str]:
     """Give the song of each pair."""
     table = pq.read_table(
         folder / "pairs.parquet", columns=["pair", "song"], filters=[("split", "=", SPLIT)]
