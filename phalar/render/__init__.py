@@ -94,12 +94,15 @@ def run(params: Params, paths: Paths) -> Summary:
             for count in mapper(partial(shards.mix, aside=aside), tasks):
                 tick(count)
         seal = partial(shards.seal, aside=aside, container=settings.container)
-        sealed = list(zip(jobs, mapper(seal, jobs), strict=True))
+        sealed = []
+        with progress.track(len(jobs), "seal", unit="shards") as tick:
+            for places in mapper(seal, jobs):
+                sealed.append(places)
+                tick(1)
 
     mixed = [shards.read_mixed(aside, layout) for _, layout in parts]
-    members = [
-        np.concatenate([found for (of, _), found in sealed if of is layout]) for _, layout in parts
-    ]
+    ends = np.cumsum([layout.pairs for _, layout in parts])
+    members = np.split(np.concatenate(sealed), ends[:-1])
     table.write(aside / PAIRS, parts, mixed, members)
     frozen = pa.concat_tables([trials.freeze(pairs, settings) for pairs, _ in parts[1:]])
     pq.write_table(frozen, aside / TRIALS, compression="zstd")

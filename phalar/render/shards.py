@@ -13,7 +13,6 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -34,6 +33,8 @@ NOTES = "mixed"
 """Folder aside in which workers note what they mixed."""
 
 NO_LEVELS = np.empty(0, dtype=np.float32)
+
+SPACE = "make space or mend the folder, then run again: it goes on where it stopped"
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -126,13 +127,11 @@ def create(aside: Path, plan: Layout) -> None:
 
 
 def tasks(pairs: Pairs, plan: Layout) -> Iterator[Task]:
-    """Cut a split's pairs, sorted by track, into tasks; a track is cut only where it has very many."""
+    """Cut a split's pairs, sorted by track, into tasks: between tracks, unless one has too many."""
     order = np.argsort(pairs.rows["track"], kind="stable")
     track = pairs.rows["track"][order]
-    first = 0
-    for number in count():
-        if first == len(order):
-            return
+    number = first = 0
+    while first < len(order):
         # To the end of the track in which the task gets long enough.
         last = min(first + FEW_PAIRS, len(order)) - 1
         end = min(int(np.searchsorted(track, track[last], side="right")), first + MANY_PAIRS)
@@ -141,7 +140,7 @@ def tasks(pairs: Pairs, plan: Layout) -> Iterator[Task]:
         found, rows["track"] = np.unique(rows["track"], return_inverse=True)
         light = [replace(pairs.tracks[place], levels_db=NO_LEVELS) for place in found]
         yield Task(number, plan, light, chosen, rows)
-        first = end
+        number, first = number + 1, end
 
 
 def mix(task: Task, *, aside: Path) -> int:
@@ -285,10 +284,14 @@ def _write(aside: Path, plan: Layout, pair: int, pcm: NDArray[np.int16]) -> None
         info = _tar_info(f"{key(pair)}.{side}.wav", len(sound))
         members[first : first + BLOCK] = info.tobuf(tarfile.USTAR_FORMAT)
         members[first + BLOCK : first + BLOCK + len(sound)] = sound
-    with _unsealed(aside, plan, shard).open("r+b", buffering=0) as file:
-        written = os.pwrite(file.fileno(), members, place * len(members))
+    path = _unsealed(aside, plan, shard)
+    try:
+        with path.open("r+b", buffering=0) as file:
+            written = os.pwrite(file.fileno(), members, place * len(members))
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror}; {SPACE}") from error
     if written != len(members):
-        raise OSError(f"{file.name}: wrote {written} of {len(members)} bytes; free disk space")
+        raise OSError(f"{path}: took {written} of {len(members)} bytes; {SPACE}")
 
 
 def _tar_info(name: str, size: int) -> tarfile.TarInfo:
