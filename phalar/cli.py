@@ -131,7 +131,7 @@ def lineage(
     if as_json:
         _print_json(record)
     else:
-        Console(highlight=False, soft_wrap=True).print(chain.tree(record))
+        Console(highlight=False).print(chain.tree(record))
 
 
 def _load(name: str) -> Any:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -183,7 +183,8 @@ def _model_uri(name: str) -> str:
 def _registry(uri: str) -> Iterator[Any]:
     """Open the registry; what MLflow raises becomes one line."""
     # Before the import, which reads them.
-    for name, value in runlog.ENVIRONMENT.items():
+    quiet = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+    for name, value in (runlog.ENVIRONMENT | quiet).items():
         os.environ.setdefault(name, value)
     try:
         import mlflow
@@ -199,7 +200,7 @@ def _registry(uri: str) -> Iterator[Any]:
         mlflow.set_tracking_uri(uri)
         yield mlflow.MlflowClient(uri)
     except MlflowException as error:
-        first = str(error).partition("\n")[0]
+        first = str(error).partition("\n")[0].rstrip(".")
         raise ConnectionError(f"MLflow ({uri}): {first}; see MLFLOW_TRACKING_URI") from error
     finally:
         mlflow.set_tracking_uri(before)
@@ -244,6 +245,7 @@ def _known_version(client: Any, name: str, sha256: str, run_id: str) -> str | No
 def _add_version(client: Any, name: str, paths: Paths, facts: Record, run_id: str) -> str:
     """Log the model to its run, with the code that it runs with, and give it a version."""
     import mlflow
+    from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -271,7 +273,15 @@ def _add_version(client: Any, name: str, paths: Paths, facts: Record, run_id: st
             pip_requirements=_requirements(),
             metadata={"sha256": facts["sha256"]},
         )
-    made = mlflow.register_model(logged.model_uri, name, tags={FINGERPRINT: facts["sha256"]})
+    with suppress(MlflowException):  # it is there already; if not, the next line says why
+        client.create_registered_model(name)
+    made = client.create_model_version(
+        name,
+        source=logged.model_uri,
+        run_id=run_id,
+        model_id=logged.model_id,
+        tags={FINGERPRINT: facts["sha256"]},
+    )
     return str(made.version)
 
 
