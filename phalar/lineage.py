@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from rich.tree import Tree
 
@@ -64,13 +66,17 @@ def _relative(path: Path, paths: Paths) -> str:
 
 
 def _pairs(paths: Paths) -> Any:
-    # Imported late: who only reads a lineage needs no pyarrow.
-    import pyarrow.parquet as pq
+    columns = ["split", "shard", "source", "track", "song", "licence"]
+    return _table(paths.render / "pairs.parquet", columns, "render")
 
-    path = paths.render / "pairs.parquet"
-    if not path.is_file():
-        raise ValueError(f"{path} is not there; run the render stage")
-    return pq.read_table(path, columns=["split", "shard", "source", "track", "song", "licence"])
+
+def _table(path: Path, columns: list[str], stage: str) -> Any:
+    try:
+        return pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path}: missing or damaged ({error}); run the {stage} stage again"
+        ) from error
 
 
 def _shards(paths: Paths, pairs: Any) -> list[Record]:
@@ -122,12 +128,10 @@ def _tracks(paths: Paths, pairs: Any) -> list[Record]:
 
 def _prepared(folder: Path) -> dict[str, Record]:
     """Give the annotations of each prepared track, by name."""
-    import pyarrow.parquet as pq
-
     columns = ["track", "song", "split", "licence", "source_files"]
     found: dict[str, Record] = {}
     for path in sorted(folder.glob("*.parquet")):
-        found |= {row["track"]: row for row in pq.read_table(path, columns=columns).to_pylist()}
+        found |= {row["track"]: row for row in _table(path, columns, "prepare").to_pylist()}
     if not found:
         raise ValueError(f"{folder}: no parquet; run the prepare stage")
     return found

@@ -97,6 +97,13 @@ def test_track_that_prepare_does_not_know_is_named(project) -> None:
         collect(project)
 
 
+def test_damaged_parquet_is_named(project) -> None:
+    for path in (project.prepare(SOURCE) / "train-00000.parquet", project.render / "pairs.parquet"):
+        path.write_bytes(b"PAR1")
+        with pytest.raises(ValueError, match=f"{path.name}: missing or damaged"):
+            collect(project)
+
+
 def test_split_that_differs_is_named(project) -> None:
     path = project.render / "pairs.parquet"
     table = pq.read_table(path)

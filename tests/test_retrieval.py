@@ -128,3 +128,12 @@ def test_interval_counts_songs_not_trials() -> None:
     of_20, of_400 = (2 * 1.96 * 0.5 / np.sqrt(count) for count in (20, 400))
     assert of_400 < 0.3 * (high - low) < 0.5 * of_20
     assert retrieval.interval(hits, ["one"] * 400, resamples=1000, seed=1) == (0.0, 1.0)
+
+
+def test_missing_or_damaged_trials_are_named(tmp_path) -> None:
+    path = tmp_path / "trials.parquet"
+    with pytest.raises(ValueError, match=r"trials\.parquet: missing or damaged .* render again"):
+        retrieval.read_trials(path, "test")
+    path.write_bytes(b"PAR1 but no more")
+    with pytest.raises(ValueError, match=r"trials\.parquet: missing or damaged .* render again"):
+        retrieval.read_trials(path, "test")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
@@ -66,9 +67,12 @@ def read_trials(path: Path, split: str) -> list[Trials]:
     Raises
     ------
     ValueError
-        The file holds none for the split.
+        The file is missing or damaged, or holds none for the split.
     """
-    table = pq.read_table(path, filters=[("split", "=", split)]).sort_by("trial")
+    try:
+        table = pq.read_table(path, filters=[("split", "=", split)]).sort_by("trial")
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: missing or damaged ({error}); render again") from error
     if not table.num_rows:
         raise ValueError(f"{path}: no trials of split {split!r}; render again")
     columns = [table[name].to_pylist() for name in ("source", "protocol", "candidates")]
