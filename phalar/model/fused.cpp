@@ -12,8 +12,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdint>
 #include <memory>
 #include <thread>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace {
 
@@ -330,6 +334,16 @@ void shrink_backward(const Layer& layer, const float* w, const float* x, const f
         for (long k = 0; k < 3 * C; ++k) gradients[(m * C + k % C) * 3 + k / C] = dw(m, k);
 }
 
+// Fresh memory costs a page fault every 4 KiB, a fifth of the forward pass; large pages, where the system has them, next to
+// nothing.
+void use_large_pages([[maybe_unused]] float* memory, [[maybe_unused]] long floats) {
+#ifdef __linux__
+    const std::uintptr_t page = 4096, begin = (reinterpret_cast<std::uintptr_t>(memory) + page - 1) / page * page;
+    const std::uintptr_t end = reinterpret_cast<std::uintptr_t>(memory + floats) / page * page;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
 // work(clip, scratch) for every clip; each thread takes the next one until none is left
 template <class Work>
 void parallel(const Plan& plan, long clips, long threads, Work work) {
@@ -356,6 +370,7 @@ void encoder_forward(long clips, long channels, long depth, long F, long T, long
                      const float* weights, const float* keep, float* out, float* saved) {
     const Plan plan(channels, depth, F, T);
     const Shape &first = plan.input(), &last = plan.output();
+    if (saved) use_large_pages(saved, clips * plan.saved);
     parallel(plan, clips, threads, [&](long clip, Scratch scratch) {
         float *one = scratch.take(plan.largest), *other = scratch.take(plan.largest);
         float* x = saved ? saved + clip * plan.saved : one;

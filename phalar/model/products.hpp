@@ -37,7 +37,7 @@ inline float sum(V v) {
     return part[0];
 }
 inline void hold(V& v) {  // gcc would repeat the load in each product that uses v, at half the speed
-#ifdef __x86_64__
+#ifdef __AVX__
     asm("" : "+v"(v));
 #endif
 }
