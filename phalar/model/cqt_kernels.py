@@ -1,6 +1,6 @@
-"""The constant-Q kernels, and what they become after the signal's rate has been halved.
+"""The constant-Q kernels, and what they become after halvings of the signal's sample rate.
 
-Times are in samples of the rate at hand, relative to the middle of a frame.
+Times are in samples at the rate at hand, relative to the middle of a frame.
 """
 
 import math
@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE_RATE_HZ = 16_000
+BINS = 96
 BINS_PER_OCTAVE = 12
 LOWEST_HZ = 16.35
 
-# Lagrange's interpolation midway between five samples on either side. Its zeros gather at half the
-# rate, where the images of the kernels' main lobes lie; nine samples would let 7e-7 of them through.
+# Lagrange's interpolation midway, from five samples on either side. Its zeros lie at half the rate,
+# where the images of the kernels' main lobes fall; four samples would let 7e-7 of them through,
+# five 1.4e-7.
 HALF_BAND_PAIRS = 5
 
 
@@ -28,31 +30,32 @@ def half_band() -> NDArray[np.float64]:
     return taps
 
 
+def bin_hz(bin_index: int) -> float:
+    """Give the frequency of a bin."""
+    return float(LOWEST_HZ * 2 ** (bin_index / BINS_PER_OCTAVE))
+
+
 def kernel_span(bin_index: int) -> tuple[int, int]:
     """Give the time of a direct kernel's first tap and its number of taps, at 16 kHz.
 
-    A kernel holds q = 16.8 periods; an odd length sits half a sample early.
+    A kernel holds 16.8 periods of its bin; one of odd length sits half a sample early.
     """
     q = 1 / (2 ** (1 / BINS_PER_OCTAVE) - 1)
     taps = math.ceil(q * SAMPLE_RATE_HZ / bin_hz(bin_index))
     return -((taps + 1) // 2), taps
 
 
-def bin_hz(bin_index: int) -> float:
-    """Give the frequency of a bin."""
-    return float(LOWEST_HZ * 2 ** (bin_index / BINS_PER_OCTAVE))
-
-
 def direct_kernel(bin_index: int) -> NDArray[np.complex128]:
     """Give a bin's kernel at 16 kHz: a periodic Hann window times a complex exponential.
 
-    The magnitudes add up to the square root of the length.
+    Its magnitudes add up to the square root of its length.
     """
     first, taps = kernel_span(bin_index)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(taps) / taps)
     turns = bin_hz(bin_index) / SAMPLE_RATE_HZ * np.arange(first, first + taps)
-    kernel: NDArray[np.complex128] = window * np.exp(2j * np.pi * turns)
-    return kernel * math.sqrt(taps) / window.sum()
+    kernel: NDArray[np.complex128] = window / window.sum() * np.exp(2j * np.pi * turns)
+    kernel *= math.sqrt(taps)
+    return kernel
 
 
 def decimated_span(bin_index: int, level: int) -> tuple[int, int]:
@@ -63,15 +66,16 @@ def decimated_span(bin_index: int, level: int) -> tuple[int, int]:
 
 
 def decimated_kernels(first_bin: int, bins: int, level: int) -> NDArray[np.complex128]:
-    """Give the kernels (bins, taps) that do at 16 kHz / 2**level what the direct ones do at 16 kHz.
+    """Give the kernels (bins, taps) that do at 16 kHz / 2**level what direct ones do at 16 kHz.
 
-    Let A spread a decimated kernel g back to 16 kHz through the half-bands. Of all g the least-squares
-    solution of A g = k comes nearest to the direct kernel k. Its normal equations need no A: A^T k is k sent
-    through the halvings as the signal is, and A^T A is Toeplitz, the half-bands' autocorrelation.
-    Half-bands keep it well-conditioned: its spectrum lies between 1/2 and 1.
+    Let A spread a decimated kernel g back to 16 kHz through the half-bands. Of all g the
+    least-squares solution of A g = k comes nearest to the direct kernel k. Its normal equations
+    need no A: A^T k is k sent through the halvings as the signal is, and A^T A is a Toeplitz
+    matrix, the autocorrelation of the half-bands, whose eigenvalues lie between 1/2 and 1. What is
+    left of A g - k is alias: the tails of a window's spectrum about half the low rate, which fall
+    with the third power of the taps.
 
-    All kernels have the span of the lowest bin. While they keep 216 taps, filters and kernel together
-    differ from the direct kernel by less than 4e-7 of its peak response, at any frequency.
+    All kernels have the span of the lowest bin's.
     """
     first, taps = decimated_span(first_bin, level)
     filter_taps = half_band()

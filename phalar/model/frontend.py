@@ -1,27 +1,30 @@
-"""From sound to the decibel features that a backbone reads: constant-Q or mel.
+"""From sound to the decibel features that a backbone reads.
 
-Each takes mono sound at 16 kHz (B, N) and gives float32 (B, F=96, T=N//160+1), a clip's features being its
-own: its floor lies 80 dB below its own maximum, so nothing else in the batch matters.
+Constant-Q, mel, or harmonic and percussive mel: each takes mono sound at 16 kHz (B, N) and gives
+float32 features every 10 ms, T = N//160+1 frames. A clip's features are its own: their floor lies
+80 dB below the clip's maximum, whatever else is in the batch.
 
-Shape letters: B batch, N audio samples, F frequency bins, K spectral lines, T frames.
+Shape letters: B batch, C channels, N audio samples, F frequency bins, K spectral lines, T frames.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
 from phalar.model.cqt import (
-    BINS,
-    HOP_SAMPLES,
+    CHUNK_CLIPS,
     ConstantQ,
+    Float32Constants,
     extend,
     full_precision,
     in_chunks,
 )
-from phalar.model.cqt_kernels import SAMPLE_RATE_HZ
+from phalar.model.cqt_kernels import BINS, SAMPLE_RATE_HZ
+from phalar.model.cqt_plan import HOP_SAMPLES
 
 RANGE_DB = 80.0
-LEAST_POWER = 1e-20
 FFT_SAMPLES = 1024
 WINDOW_SAMPLES = 400
 LOWEST_MEL_HZ = 60.0
@@ -31,15 +34,15 @@ MEDIAN_LENGTH = 31
 
 
 class ConstantQDecibels(nn.Module):
-    """The constant-Q magnitude in decibels, 80 dB of it scaled to [0, 1] for a maximum of 0 dB.
+    """The constant-Q magnitude in decibels, its 80 dB below 0 dB scaled to [0, 1].
 
-    With m the magnitude of `ConstantQ`: 20 log10(max(m, 1e-10)), raised to the clip's maximum - 80, then
-    (dB + 80) / 80. A louder maximum goes beyond 1; digital silence is -1.5 throughout.
+    With m the magnitude of `ConstantQ`: 20 log10(max(m, 1e-10)), not below the clip's maximum - 80,
+    then (dB + 80) / 80. A maximum above 0 dB goes beyond 1; digital silence is -1.5 throughout.
 
     Notes
     -----
-    The authors' code takes the maximum over the whole batch, which makes a clip's features move with its
-    neighbours; for a batch of one both agree.
+    The authors' code takes the maximum over the batch, so that a clip's features move with its
+    neighbours; for one clip alone both agree.
     """
 
     def __init__(self) -> None:
@@ -47,48 +50,86 @@ class ConstantQDecibels(nn.Module):
         self.transform = ConstantQ()
 
     def forward(self, wave_BN: Tensor) -> Tensor:
-        """Turn (B, N) into (B, F, T)."""
-        return in_chunks(
-            lambda part_BN: scaled_decibels(self.transform.power(part_BN), 1e-20), wave_BN
+        """Turn (B, N) into (B, F=96, T)."""
+        return in_chunks(self._features, wave_BN, clips=CHUNK_CLIPS)
+
+    def _features(self, wave_BN: Tensor) -> Tensor:
+        return scaled_decibels(self.transform.power(wave_BN), least_power=1e-20)
+
+
+class MelSpectrogram(Float32Constants):
+    """The power of a centred short-time Fourier transform, and its sums over triangular mel bands.
+
+    Hann windows of 400 samples in a transform of 1,024 points; bands from 60 to 7,800 Hz.
+    """
+
+    def __init__(self, bands: int, scale: Literal["htk", "slaney"]) -> None:
+        super().__init__()
+        lines, normalise = FFT_SAMPLES // 2 + 1, "slaney" if scale == "slaney" else None
+        edges_hz = (LOWEST_MEL_HZ, HIGHEST_MEL_HZ)
+        bands_KF = melscale_fbanks(lines, *edges_hz, bands, SAMPLE_RATE_HZ, normalise, scale)
+        self.register_buffer("bands", bands_KF.T.unsqueeze(-1), persistent=False)
+        self.register_buffer("window", torch.hann_window(WINDOW_SAMPLES), persistent=False)
+
+    def lines(self, wave_BN: Tensor) -> Tensor:
+        """Turn (B, N) into the power of spectral lines (B, K=513, T)."""
+        frames = wave_BN.shape[1] // HOP_SAMPLES
+        padded_BN = extend(wave_BN, FFT_SAMPLES // 2, FFT_SAMPLES // 2)
+        spectrum_BKT = torch.stft(
+            padded_BN[:, : frames * HOP_SAMPLES + FFT_SAMPLES],
+            FFT_SAMPLES,
+            HOP_SAMPLES,
+            WINDOW_SAMPLES,
+            self.get_buffer("window"),
+            center=False,
+            return_complex=True,
         )
+        return torch.view_as_real(spectrum_BKT).square().sum(-1)
+
+    def sums(self, power_BKT: Tensor) -> Tensor:
+        """Turn the power of spectral lines into that of bands (B, F, T)."""
+        power_BFT: Tensor = nn.functional.conv1d(power_BKT, self.get_buffer("bands"))
+        return power_BFT
 
 
 class MelDecibels(nn.Module):
-    """The mel power spectrogram in decibels, scaled as `ConstantQDecibels` is: the paper's variant "mel".
+    """The mel power spectrogram in decibels, scaled as `ConstantQDecibels`: the variant "mel".
 
-    Hann windows of 400 samples in a 1,024-point Fourier transform, 96 triangular bands evenly spaced on
-    the HTK mel scale from 60 to 7,800 Hz, 10 log10(max(p, 1e-10)).
+    96 bands, evenly spaced on the HTK mel scale, with 10 log10(max(p, 1e-10)); silence is -0.25.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.spectrogram = PowerSpectrogram()
-        self.register_buffer("bands_KF", mel_bands(BINS), persistent=False)
+        self.mel = MelSpectrogram(BINS, "htk")
 
     def forward(self, wave_BN: Tensor) -> Tensor:
-        """Turn (B, N) into (B, F, T)."""
+        """Turn (B, N) into (B, F=96, T)."""
+        return in_chunks(self._features, wave_BN, clips=CHUNK_CLIPS)
+
+    def _features(self, wave_BN: Tensor) -> Tensor:
         with full_precision(wave_BN.device.type):
-            power_BTK = self.spectrogram(wave_BN.float()).transpose(1, 2)
-            return scaled_decibels((power_BTK @ self.bands_KF).transpose(1, 2), 1e-10)
+            power_BFT = self.mel.sums(self.mel.lines(wave_BN.float()))
+            return scaled_decibels(power_BFT, least_power=1e-10)
 
 
 class HarmonicPercussive(nn.Module):
-    """The harmonic and the percussive part of a sound as mel decibels: what the baseline COCOLA reads.
+    """The harmonic and the percussive part of a sound as mel decibels: what COCOLA reads.
 
-    A tone is a ridge along time and a click a ridge along frequency, so the median of 31 neighbours along
-    either axis keeps the one and suppresses the other. The magnitude is shared out by the soft mask
-    h^2 / (h^2 + p^2), and each part is given in 64 mel bands, in dB relative to its own maximum, from -80.
+    A tone is a ridge along time and a click a ridge along frequency, so the median of 31 neighbours
+    along either axis keeps the one and suppresses the other. The magnitude is shared out by the
+    soft masks h^2 / (h^2 + p^2) and p^2 / (h^2 + p^2). Each part is given in 64 mel bands (Slaney's
+    scale and areas), in dB relative to its own maximum, not below -80; a part of nothing is 0 dB
+    throughout.
 
     Notes
     -----
-    Fitzgerald, "Harmonic/percussive separation using median filtering" (2010), with the borders and the
-    mask of ``librosa.decompose.hpss``. A silent part is 0 dB throughout.
+    Fitzgerald, "Harmonic/percussive separation using median filtering" (2010), with the borders and
+    masks of ``librosa.decompose.hpss``, which COCOLA, arXiv 2404.16969, calls for each clip.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.spectrogram = PowerSpectrogram()
-        self.register_buffer("bands_KF", mel_bands(HARMONIC_PERCUSSIVE_BINS), persistent=False)
+        self.mel = MelSpectrogram(HARMONIC_PERCUSSIVE_BINS, "slaney")
 
     def forward(self, wave_BN: Tensor) -> Tensor:
         """Turn (B, N) into (B, C=2, F=64, T), harmonic before percussive."""
@@ -96,65 +137,35 @@ class HarmonicPercussive(nn.Module):
 
     def _features(self, wave_BN: Tensor) -> Tensor:
         with full_precision(wave_BN.device.type):
-            power_BKT = self.spectrogram(wave_BN.float())
-            masks_BCKT = harmonic_percussive_masks(power_BKT.sqrt())
-            power_BCTK = (power_BKT.unsqueeze(1) * masks_BCKT.square()).transpose(2, 3)
-            power_BCFT = (power_BCTK @ self.bands_KF).transpose(2, 3)
-            level_db_BCFT = 10 * power_BCFT.clamp_min(1e-10).log10()
-            return (level_db_BCFT - level_db_BCFT.amax((2, 3), keepdim=True)).clamp_min(-RANGE_DB)
+            power_BKT = self.mel.lines(wave_BN.float())
+            shares_BCKT = harmonic_percussive_shares(power_BKT)
+            parts_BKT = (shares_BCKT.square() * power_BKT.unsqueeze(1)).flatten(0, 1)
+            level_db = 10 * self.mel.sums(parts_BKT).clamp_min(1e-10).log10()
+            relative_db = level_db - level_db.amax((1, 2), keepdim=True)
+            return relative_db.clamp_min(-RANGE_DB).reshape(len(wave_BN), 2, *level_db.shape[1:])
 
 
-def harmonic_percussive_masks(magnitude_BKT: Tensor) -> Tensor:
-    """Give the shares (B, 2, K, T) of the harmonic and percussive part; they add up to one."""
-    harmonic_BKT = _median(magnitude_BKT)
-    percussive_BKT = _median(magnitude_BKT.transpose(1, 2)).transpose(1, 2)
+def harmonic_percussive_shares(power_BKT: Tensor) -> Tensor:
+    """Give each part's share of a magnitude (B, C=2, K, T), of which the square is given."""
+    # A median of squares is the square of the median.
+    harmonic_BKT = _median(power_BKT)
+    percussive_BKT = _median(power_BKT.transpose(1, 2)).transpose(1, 2)
     parts_BCKT = torch.stack((harmonic_BKT, percussive_BKT), dim=1)
-    # Division by the larger one first: the square of a small float32 would vanish.
-    larger_BCKT = parts_BCKT.amax(1, keepdim=True)
-    silent_BCKT = larger_BCKT < torch.finfo(torch.float32).tiny
-    ratio_BCKT = (parts_BCKT / larger_BCKT.masked_fill(silent_BCKT, 1.0)).square()
-    total_BCKT = ratio_BCKT.sum(1, keepdim=True)
-    return torch.where(silent_BCKT, 0.5, ratio_BCKT / total_BCKT.masked_fill(silent_BCKT, 1.0))
+    silent_BCKT = parts_BCKT.amax(1, keepdim=True) == 0
+    parts_BCKT = parts_BCKT.masked_fill(silent_BCKT, 1.0)
+    return parts_BCKT / parts_BCKT.sum(1, keepdim=True)
 
 
 def _median(values: Tensor) -> Tensor:
-    """Take the median of 31 neighbours along the last axis, mirrored at its ends with the end repeated."""
+    """Take the median of 31 neighbours along the last axis, mirrored at its ends."""
     length, reach = values.shape[-1], MEDIAN_LENGTH // 2
+    # The value at an end is repeated, as in scipy's median filter.
     index = torch.arange(-reach, length + reach, device=values.device) % (2 * length)
     mirrored = values[..., torch.minimum(index, 2 * length - 1 - index)]
     return mirrored.unfold(-1, MEDIAN_LENGTH, 1).median(-1).values
 
 
-class PowerSpectrogram(nn.Module):
-    """The squared magnitude of a centred short-time Fourier transform, for any length from one sample up."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("window", torch.hann_window(WINDOW_SAMPLES), persistent=False)
-
-    def forward(self, wave_BN: Tensor) -> Tensor:
-        """Turn (B, N) into (B, K=513, T)."""
-        padded_BN = extend(wave_BN, FFT_SAMPLES // 2, FFT_SAMPLES // 2)
-        spectrum_BKT = torch.stft(
-            padded_BN,
-            FFT_SAMPLES,
-            HOP_SAMPLES,
-            WINDOW_SAMPLES,
-            self.window,
-            center=False,
-            return_complex=True,
-        )
-        return spectrum_BKT.real.square() + spectrum_BKT.imag.square()
-
-
-def mel_bands(bands: int) -> Tensor:
-    """Give the triangular bands (K=513, bands), 60 to 7,800 Hz, evenly spaced on the HTK mel scale."""
-    return melscale_fbanks(
-        FFT_SAMPLES // 2 + 1, LOWEST_MEL_HZ, HIGHEST_MEL_HZ, bands, SAMPLE_RATE_HZ
-    )
-
-
-def scaled_decibels(power_BFT: Tensor, least_power: float) -> Tensor:
-    """Turn power into decibels not below the clip's maximum - 80, scaled by (dB + 80) / 80."""
+def scaled_decibels(power_BFT: Tensor, *, least_power: float) -> Tensor:
+    """Turn power into decibels not below the clip's maximum - 80, then into (dB + 80) / 80."""
     level_BFT = power_BFT.clamp_min(least_power).log10() * (10 / RANGE_DB) + 1
     return level_BFT.clamp_min(level_BFT.amax((1, 2), keepdim=True) - 1)
