@@ -228,6 +228,8 @@ class Train(Strict):
     steps: Positive
     batch_pairs: Positive
     """Pairs of a global batch, over all processes."""
+    batch_from: Literal["one_source", "all_sources"]
+    """Where a batch's pairs come from; sources are told apart too easily to teach much."""
     crop_s: Annotated[list[PositiveFloat], Field(min_length=1)]
     """Lengths of a batch's clips; each batch draws one of them."""
     devices: Literal["auto", "cpu"] | Positive

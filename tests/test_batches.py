@@ -21,7 +21,8 @@ from phalar import render
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.params import Paths, Train
 from phalar.train import batches
-from phalar.train.batches import Batch, Batches, PairIndex, plan_epoch, read_pairs
+from phalar.train.batches import Batch, Batches, PairIndex, read_pairs
+from phalar.train.plan import plan_epoch
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,14 @@ def index_of(songs: list[int]) -> PairIndex:
         shard=names,
         key=names,
         song=np.array(songs),
+        pool=np.zeros(len(songs), dtype=np.int64),
         offset=nothing,
         bytes=nothing,
     )
+
+
+def plan_of(index: PairIndex, **chance: int) -> np.ndarray:
+    return plan_epoch(index.song, index.pool, **chance)
 
 
 def take(source: Batches, count: int) -> list[Batch]:
@@ -88,7 +94,7 @@ def equal(one: Batch, other: Batch) -> bool:
 def test_no_song_is_in_a_batch_twice_and_no_batch_too_few(counts, batch_pairs, seed):
     songs = np.repeat(np.arange(len(counts)), counts).tolist()
     assume(len(songs) >= batch_pairs)
-    plan = plan_epoch(index_of(songs), seed=seed, epoch=0, batch_pairs=batch_pairs)
+    plan = plan_of(index_of(songs), seed=seed, epoch=0, batch_pairs=batch_pairs)
     assert len(set(plan.ravel())) == plan.size
     often = [Counter(songs[pair] for pair in batch).most_common(1)[0][1] for batch in plan]
     if len(counts) < batch_pairs:
@@ -109,13 +115,25 @@ def test_no_song_is_in_a_batch_twice_and_no_batch_too_few(counts, batch_pairs, s
 def test_a_plan_is_that_of_its_seed_and_epoch():
     index = index_of(np.repeat(np.arange(20), 9).tolist())
     plans = {
-        (seed, epoch): plan_epoch(index, seed=seed, epoch=epoch, batch_pairs=6)
+        (seed, epoch): plan_of(index, seed=seed, epoch=epoch, batch_pairs=6)
         for seed in (1, 2)
         for epoch in (0, 1)
     }
-    again = plan_epoch(index, seed=1, epoch=1, batch_pairs=6)
+    again = plan_of(index, seed=1, epoch=1, batch_pairs=6)
     assert np.array_equal(again, plans[1, 1])
     assert len({plan.tobytes() for plan in plans.values()}) == 4
+
+
+def test_a_batch_takes_its_pairs_from_one_pool():
+    song = np.repeat(np.arange(14), 9)
+    pool = np.where(song < 8, 0, 1)
+    plan = plan_epoch(song, pool, seed=1, epoch=0, batch_pairs=6)
+    pools = pool[plan]
+    assert (pools == pools[:, :1]).all()
+    # Each pool fills as many batches as it would alone, and they are not read one after the other.
+    assert [int(n) for n in np.bincount(pools[:, 0])] == [8 * 9 // 6, 6 * 9 // 6]
+    assert (np.diff(pools[:, 0]) != 0).sum() > 2
+    assert len(set(plan.ravel())) == plan.size
 
 
 def test_songs_meet_as_often_as_chance_has_it():
@@ -123,7 +141,7 @@ def test_songs_meet_as_often_as_chance_has_it():
     index = index_of(np.repeat(np.arange(songs), pairs).tolist())
     met = np.zeros((songs, songs))
     for epoch in range(200):
-        plan = plan_epoch(index, seed=1, epoch=epoch, batch_pairs=batch_pairs)
+        plan = plan_of(index, seed=1, epoch=epoch, batch_pairs=batch_pairs)
         present = np.zeros((len(plan), songs))
         np.put_along_axis(present, index.song[plan], 1, axis=1)
         met += present.T @ present

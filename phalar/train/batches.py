@@ -27,6 +27,7 @@ from torch import Tensor
 
 from phalar import audio
 from phalar.params import Train
+from phalar.train.plan import Ids, batches_an_epoch, plan_epoch
 
 SIDES = ("anchor", "positive")
 REMEDY = "render again: dvc repro -f -s render"
@@ -36,8 +37,6 @@ BATCHES_AHEAD = 2
 
 LENGTHS, OFFSETS = 1, 2
 """Stand behind (seed, epoch) where something else than the order is drawn."""
-
-Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +55,18 @@ class PairIndex:
     """(P,): name within the shard."""
     song: Ids
     """(P,): number of the song; pairs of one song share it."""
+    pool: Ids
+    """(P,): number of the source, or 0 for all; a batch takes its pairs from one pool."""
     offset: Ids
     """(P, 2): first byte of the anchor's and the positive's sound file within the shard."""
     bytes: Ids
     """(P, 2): their sizes."""
 
     @staticmethod
-    def read(folder: Path, split: str) -> PairIndex:
+    def read(folder: Path, split: str, *, by_source: bool = False) -> PairIndex:
         """Read a split's index, and check that its shards are there and as long as they must be.
+
+        With `by_source` each source is a pool of its own.
 
         Raises
         ------
@@ -79,7 +82,8 @@ class PairIndex:
             raise ValueError(f"{path}: missing or damaged ({error}); {REMEDY}") from error
         if not np.array_equal(table["pair"], np.arange(table.num_rows)) or not table.num_rows:
             raise ValueError(f"{path}: does not list the pairs of {split} from 0 on; {REMEDY}")
-        songs = zip(table["source"].to_pylist(), table["song"].to_pylist(), strict=True)
+        sources = table["source"].to_pylist()
+        songs = zip(sources, table["song"].to_pylist(), strict=True)
         index = PairIndex(
             folder=folder,
             split=split,
@@ -88,6 +92,7 @@ class PairIndex:
             shard=np.array(table["shard"].to_pylist()),
             key=np.array(table["key"].to_pylist()),
             song=np.unique(["/".join(song) for song in songs], return_inverse=True)[1],
+            pool=np.unique(sources, return_inverse=True)[1] * by_source,
             offset=np.stack([table[f"{side}_offset"] for side in SIDES], axis=1),
             bytes=np.stack([table[f"{side}_bytes"] for side in SIDES], axis=1),
         )
@@ -140,87 +145,6 @@ class Batch:
         )
 
 
-def batches_an_epoch(songs: Ids, batch_pairs: int) -> int:
-    """Count the batches of an epoch, the same for every epoch.
-
-    With as many songs as a batch has places, or more, no song is twice in a batch: a song with more
-    pairs than there are batches gives only so many of them. With fewer songs all pairs are used.
-
-    Parameters
-    ----------
-    songs : int64 array [shape=(P,)]
-        The song of each pair.
-    batch_pairs : int
-        Pairs of a global batch.
-
-    Raises
-    ------
-    ValueError
-        There are fewer pairs than a batch has places.
-    """
-    counts = np.unique(songs, return_counts=True)[1]
-    batches = len(songs) // batch_pairs
-    if batches == 0:
-        raise ValueError(
-            f"train.batch_pairs = {batch_pairs} is more than the {len(songs)} pairs there are; "
-            f"lower it or raise render.pairs.train"
-        )
-    if len(counts) < batch_pairs:
-        return batches
-    while (fewer := int(np.minimum(counts, batches).sum()) // batch_pairs) < batches:
-        batches = fewer
-    return batches
-
-
-def plan_epoch(index: PairIndex, *, seed: int, epoch: int, batch_pairs: int) -> Ids:
-    """Draw the batches of an epoch, from (seed, epoch) alone.
-
-    Pairs are sorted by song, songs in random order, and dealt out like cards, in rounds: each batch
-    gets one, the batches in an order of chance. So a song comes to no batch twice before it came to
-    all; where it runs on into the next round, the batches that hold least of it go first.
-
-    Parameters
-    ----------
-    index : PairIndex
-        The training split.
-    seed, epoch : int
-        All the chance there is.
-    batch_pairs : int
-        Pairs of a global batch.
-
-    Returns
-    -------
-    int64 array [shape=(batches, batch_pairs)]
-        Pairs, each at most once; those that fill no batch are others in each epoch.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    batches = batches_an_epoch(index.song, batch_pairs)
-    shuffled = rng.permutation(len(index.pair))
-    by_song = shuffled[np.argsort(index.song[shuffled], kind="stable")]
-    _, firsts, counts = np.unique(index.song[by_song], return_index=True, return_counts=True)
-    nth = np.empty(len(shuffled), dtype=np.int64)
-    nth[by_song] = np.arange(len(shuffled)) - np.repeat(firsts, counts)
-    if len(counts) >= batch_pairs:
-        shuffled = shuffled[nth[shuffled] < batches]
-    chosen = shuffled[: batches * batch_pairs]
-    place_of_song = rng.permutation(index.song.max() + 1)
-    cards = chosen[np.argsort(place_of_song[index.song[chosen]], kind="stable")]
-
-    plan = np.empty((batches, batch_pairs), dtype=np.int64)
-    running, held = -1, np.zeros(batches, dtype=np.int64)
-    for place, dealt in enumerate(cards.reshape(batch_pairs, batches)):
-        songs = index.song[dealt]
-        order = rng.permutation(batches)
-        if runs_on := int(np.sum(songs == running)):
-            order = order[np.argsort(held[order], kind="stable")]
-            order[runs_on:] = rng.permutation(order[runs_on:])
-        plan[order, place] = dealt
-        if songs[-1] != running:
-            running, held = songs[-1], np.zeros(batches, dtype=np.int64)
-        held[order[songs == running]] += 1
-    return index.pair[plan]
-
-
 @dataclass(frozen=True, slots=True)
 class Batches:
     """Endless batches of one process, epoch after epoch.
@@ -252,12 +176,12 @@ class Batches:
                 f"lower it or raise render.pair_s.{self.index.split}"
             )
         # Refuses a batch of more pairs than there are.
-        batches_an_epoch(self.index.song, batch)
+        batches_an_epoch(self.index.song, self.index.pool, batch)
 
     @property
     def batches_an_epoch(self) -> int:
         """Number of batches after which each pair may come again."""
-        return batches_an_epoch(self.index.song, self.settings.batch_pairs)
+        return batches_an_epoch(self.index.song, self.index.pool, self.settings.batch_pairs)
 
     @property
     def _pair_s(self) -> float:
@@ -284,7 +208,9 @@ class Batches:
         first_epoch, first = divmod(self.start_batch, self.batches_an_epoch)
         share = slice(self.rank * batch // self.world, (self.rank + 1) * batch // self.world)
         for epoch in count(first_epoch):
-            plan = plan_epoch(self.index, seed=seed, epoch=epoch, batch_pairs=batch)
+            plan = plan_epoch(
+                self.index.song, self.index.pool, seed=seed, epoch=epoch, batch_pairs=batch
+            )
             crop_s = np.random.default_rng([seed, epoch, LENGTHS]).choice(
                 self.settings.crop_s, len(plan)
             )
