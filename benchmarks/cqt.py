@@ -2,8 +2,8 @@
 
     python benchmarks/cqt.py
 
-One process, one thread, CPU time, medians; both sides take turns, so that a busy machine slows both.
-Errors are those of the scaled decibel feature over synthetic music.
+One process, one thread, CPU time, medians; both sides take turns, so that a busy machine slows
+both. Errors are those of the scaled decibel feature over synthetic music.
 """
 
 import argparse
@@ -44,6 +44,7 @@ class ReferenceDecibels(nn.Module):
         self.transform = reference_transform()
 
     def forward(self, wave_BN: Tensor) -> Tensor:
+        """Turn (B, N) into (B, F, T)."""
         magnitude_BCFT = self.transform(wave_BN).unsqueeze(1)
         return (amplitude_to_DB(magnitude_BCFT, 20, 1e-10, 0, 80.0).squeeze(1) + 80) / 80
 
@@ -104,10 +105,12 @@ def direct_decibels(clip: np.ndarray) -> np.ndarray:
     return (np.maximum(level_db, level_db.max() - 80) + 80) / 80
 
 
-def cpu_s(call: Callable[[], object]) -> float:
+def cpu_s(module: nn.Module, wave_BN: Tensor, calls: int) -> float:
+    """Give the CPU time of a call."""
     start = time.process_time()
-    call()
-    return time.process_time() - start
+    for _ in range(calls):
+        module(wave_BN)
+    return (time.process_time() - start) / calls
 
 
 def print_times(clips: np.ndarray, repeats: int) -> None:
@@ -116,13 +119,12 @@ def print_times(clips: np.ndarray, repeats: int) -> None:
         sides = {name: build() for name, build in builders.items()}
         for count in (1, len(clips)):
             wave_BN = torch.from_numpy(clips[:count]).float()
-            inner = max(1, 16 // count)
             times: dict[str, list[float]] = {name: [] for name in sides}
             ratios = []
             for turn in range(repeats + 1):
                 for name, side in sides.items():
-                    calls = inner if name == "nnAudio" else 4 * inner
-                    spent_s = cpu_s(lambda: [side(wave_BN) for _ in range(calls)]) / calls
+                    calls = max(1, (4 if name == "nnAudio" else 64) // count)
+                    spent_s = cpu_s(side, wave_BN, calls)
                     if turn:
                         times[name].append(spent_s / count)
                 if turn:

@@ -151,9 +151,8 @@ def in_chunks(transform: Callable[[Tensor], Tensor], wave_BN: Tensor, *, clips: 
 
 
 def _root(power_BFT: Tensor) -> Tensor:
-    # A root's slope at zero is infinite; there the magnitude and its gradient shall be zero.
-    silent_BFT = power_BFT == 0
-    return power_BFT.masked_fill(silent_BFT, 1.0).sqrt().masked_fill(silent_BFT, 0.0)
+    # The root's slope at zero is infinite; this way silence is zero, and so is its gradient.
+    return power_BFT.clamp_min(2.0**-126).sqrt() - 2.0**-63
 
 
 @contextmanager
