@@ -13,7 +13,7 @@ from scipy.signal import get_window
 
 from phalar.model.cqt import CHUNK_CLIPS, ConstantQ, full_precision
 from phalar.model.cqt_kernels import decimated_kernels, decimated_span, direct_kernel, half_band
-from phalar.model.cqt_plan import GROUPS
+from phalar.model.cqt_plan import GROUPS, convolution_kernels
 from phalar.model.frontend import ConstantQDecibels
 
 RATE_HZ = 16_000
@@ -229,6 +229,15 @@ def test_gradient_is_finite_and_passes_through_chunks(front_end):
     assert torch.isfinite(waves.grad).all()
     assert torch.count_nonzero(waves.grad[1]) == 0
     assert all(torch.count_nonzero(waves.grad[clip]) for clip in (0, CHUNK_CLIPS))
+
+
+def test_kernels_first_built_in_inference_mode_serve_gradients():
+    convolution_kernels.cache_clear()
+    with torch.inference_mode():
+        transform = ConstantQ()
+    wave = torch.from_numpy(music(7, 4000))[None].requires_grad_()
+    transform(wave).sum().backward()
+    assert torch.count_nonzero(wave.grad)
 
 
 def test_exports_to_onnx_with_any_batch_size(tmp_path: Path):

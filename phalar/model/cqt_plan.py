@@ -142,8 +142,12 @@ def level_starts() -> tuple[int, ...]:
 
 
 @cache
+@torch.inference_mode(False)
 def convolution_kernels() -> dict[str, Tensor]:
-    """Build the kernels of all convolutions (out, block, 1, blocks), once a process."""
+    """Build the kernels of all convolutions (out, block, 1, blocks), once a process.
+
+    They serve gradients too, even if the first to ask for them computes in inference mode.
+    """
     taps = half_band()[None, None]
     halving_shape = (HALVING_BLOCKS, HALVING_BLOCK_SAMPLES)
     kernels = {"halving": _placed(taps, HALVING_OUTPUTS, 2, halving_shape)}
