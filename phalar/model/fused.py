@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 logger = logging.getLogger(__name__)
 
-SOURCES = [Path(__file__).with_name(name) for name in ("fused.cpp", "products.hpp")]
+SOURCES = [Path(__file__).with_name(name) for name in ("fused.cpp", "clip.hpp", "products.hpp")]
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
 
 
