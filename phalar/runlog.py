@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -151,7 +152,7 @@ class Recorder:
     ) -> None:
         self.uri = tracking_uri(config, project)
         self.experiment = config.experiment
-        self.run_id = run_id
+        self._run_id = run_id
         self._project = project
         self._facts = facts
         self._waiting: list[tuple[str, float, int, int]] = []
@@ -161,17 +162,19 @@ class Recorder:
         self._client: Any = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         self._monitor: Any = None
+        self._opening = self._thread.submit(self._attempt)
 
-    def open(self) -> None:
-        """Start to make the run, or to take it up again; `run_id` is set once that is done."""
-        self._thread.submit(self._attempt)
+    @property
+    def run_id(self) -> str | None:
+        """The run, once the first attempt to open it is over; `None` where it failed."""
+        self._opening.result()
+        return self._run_id
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Record metrics of a step (names with units), together with those that wait."""
         now_ms = int(time.time() * 1000)
         self._waiting += [(name, value, now_ms, step) for name, value in metrics.items()]
-        if time.monotonic() >= self._silent_until:
-            self._thread.submit(self._attempt)
+        self._thread.submit(self._attempt)
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED, and say what MLflow has not got."""
@@ -185,14 +188,16 @@ class Recorder:
             )
 
     def _attempt(self, status: str = "") -> None:
-        """Open the run, send what waits, end the run; a failure is kept for later."""
+        """Open the run, send what waits, end the run; what fails is tried again later."""
+        if time.monotonic() < self._silent_until and not status:
+            return
         try:
             if not self._started:
                 self._start()
             self._send()
             if status:
                 self._monitor.finish()
-                self._client.set_terminated(self.run_id, status)
+                self._client.set_terminated(self._run_id, status)
         except Exception as error:  # noqa: BLE001 - a driver may raise anything, and none of it matters
             if not self._problem:
                 logger.warning("MLflow (%s): %s; training goes on", self.uri, _first_line(error))
@@ -205,25 +210,25 @@ class Recorder:
         from mlflow.exceptions import MlflowException
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        for noisy in ("mlflow", "alembic"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        for noisy in ("mlflow", "alembic", "urllib3"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
         _open_store(self.uri)
         mlflow.set_tracking_uri(self.uri)
         self._client = mlflow.MlflowClient(self.uri)
-        if self.run_id is not None:
+        if self._run_id is not None:
             try:
-                self._client.update_run(self.run_id, status="RUNNING")
+                self._client.update_run(self._run_id, status="RUNNING")
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                logger.warning("MLflow run %s is gone; a new one is made", self.run_id)
-                self.run_id = None
-        resumed = self.run_id is not None
-        if self.run_id is None:
-            self.run_id = self._create_run()
+                logger.warning("MLflow run %s is gone; a new one is made", self._run_id)
+                self._run_id = None
+        resumed = self._run_id is not None
+        if self._run_id is None:
+            self._run_id = self._create_run()
         self._started = True
         self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-            self.run_id, resume_logging=resumed, tracking_uri=self.uri
+            self._run_id, resume_logging=resumed, tracking_uri=self.uri
         )
         self._monitor.start()
 
@@ -262,7 +267,7 @@ class Recorder:
         while self._waiting:
             batch = self._waiting[:METRICS_A_CALL]
             metrics = [Metric(name, value, when, step) for name, value, when, step in batch]
-            self._client.log_batch(self.run_id, metrics=metrics)
+            self._client.log_batch(self._run_id, metrics=metrics)
             del self._waiting[: len(batch)]
 
 
@@ -277,17 +282,33 @@ def _open_store(uri: str) -> None:
         return
     path = Path(uri.removeprefix(SQLITE))
     if not path.exists():
-        from mlflow import MlflowClient
-
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
-            aside = Path(folder) / path.name
-            MlflowClient(f"{SQLITE}{aside}").search_experiments(max_results=1)
-            with suppress(FileExistsError):
-                path.hardlink_to(aside)
+        _create_store(path)
     with closing(sqlite3.connect(path)) as database:
         database.execute("BEGIN IMMEDIATE")
 
 
+def _create_store(path: Path) -> None:
+    from mlflow import MlflowClient
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def hasten(connection: Any, record: Any) -> None:
+        # Hundreds of small changes, each flushed to the disk, took 43 s on a busy one, and 3 s so.
+        connection.execute("PRAGMA synchronous=OFF")
+
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder:
+        aside = Path(folder) / path.name
+        event.listen(Engine, "connect", hasten)
+        try:
+            MlflowClient(f"{SQLITE}{aside}").search_experiments(max_results=1)
+        finally:
+            event.remove(Engine, "connect", hasten)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            path.hardlink_to(aside)
+
+
 def _first_line(error: Exception) -> str:
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return textwrap.shorten(lines[0], 200) if lines else type(error).__name__

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phalar.params import Params, Paths
-from phalar.train.launch import launch
+from phalar.train.launch import supervise
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def run(params_path: Path, params: Params, paths: Paths) -> Summary:
         Stopped by a signal; a checkpoint was saved.
     """
     paths.train.mkdir(parents=True, exist_ok=True)
-    launch(params_path, params.train, paths.root, errors=paths.train / "checkpoints")
+    supervise(params_path, params.train, paths.root, errors=paths.train / "checkpoints")
     record = json.loads((paths.train / "run.json").read_text())
     return Summary(
         model=paths.train,

@@ -6,12 +6,12 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,7 +23,7 @@ from phalar.train.distributed import World
 from phalar.train.state import Row, State
 from phalar.train.validate import Validation
 
-UNRELATED = {"workers", "threads", "log_every_steps", "checkpoint_every_s", "recompute_clips"}
+UNRELATED = {"workers", "threads", "log_every_steps", "checkpoint_every_s"}
 """Parameters that do not change what comes out, so that a training goes on when they change."""
 
 CODE = Path(__file__).resolve().parents[2]
@@ -36,6 +36,24 @@ RUN_FILE = "run.json"
 SAME_SCORE = 1e-3
 """Scores of the exported model may differ by so much: the best weights were scored compiled, or in
 another precision."""
+
+
+class Recorder(Protocol):
+    """Takes measurements, as `runlog.Recorder` does."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run, if there is one."""
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Record metrics of a step."""
+
+
+class _Silent:
+    run_id = None
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Record nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,32 +79,25 @@ class Record:
         return Record(params, paths, project, runlog.git_facts(CODE, params_path), inputs)
 
     @contextmanager
-    def opened(self, state: State, *, writes: bool) -> Iterator[Callable[[Row], None]]:
-        """Open the MLflow run of a training, yield what logs a row, and close the run.
+    def opened(self, state: State, *, writes: bool) -> Iterator[Recorder]:
+        """Open the MLflow run of a training, and close it as what became of the training.
 
         Parameters
         ----------
         state : State
-            Names the run that the training goes on with; gets the name of a new one.
+            Names the run that the training goes on with.
         writes : bool
-            Whether this process keeps the record.
+            Whether this process keeps the record; another gets one that records nothing.
         """
         if not writes:
-            yield lambda row: None
+            yield _Silent()
             return
         recorder = runlog.Recorder(
             self.params.tracking, project=self.project, facts=self._facts(), run_id=state.run_id
         )
-        recorder.open()
-
-        def log(row: Row) -> None:
-            values = {name: value for name, value in row.items() if name != "step"}
-            recorder.log(values, step=int(row["step"]))
-            state.run_id = recorder.run_id
-
         status = "FAILED"
         try:
-            yield log
+            yield recorder
             status = "FINISHED" if state.is_over(self.params.train) else "KILLED"
         finally:
             recorder.close(status)
@@ -138,6 +149,7 @@ def export(state: State, record: Record, validation: Validation, world: World) -
         "tracking_uri": runlog.tracking_uri(tracking, record.project),
         "start": state.started,
         "end": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(state.seconds, 1),
         **extra,
     }
     write_aside(folder / RUN_FILE, (json.dumps(run, indent=2) + "\n").encode())

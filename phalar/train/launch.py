@@ -37,7 +37,7 @@ class TrainingError(RuntimeError):
     """A training process failed; the text is one line."""
 
 
-def launch(params_path: Path, config: params.Train, data: Path, *, errors: Path) -> None:
+def supervise(params_path: Path, config: params.Train, data: Path, *, errors: Path) -> None:
     """Run the training in processes of their own and wait for the end.
 
     SIGTERM and SIGINT make them save and stop; a second one kills them.
@@ -147,6 +147,8 @@ def _stopping(process: subprocess.Popen[str]) -> Iterator[list[signal.Signals]]:
             _kill_group(process)
 
     caught = (signal.SIGINT, signal.SIGTERM)
+    # What a process leaves behind would hold the pipe open, and its reader for ever.
+    threading.Thread(target=_bury, args=(process,), daemon=True).start()
     # Python lets the main thread alone handle signals; elsewhere our own end stops the process.
     in_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, stop) for number in caught} if in_main else {}
@@ -161,6 +163,11 @@ def _stopping(process: subprocess.Popen[str]) -> Iterator[list[signal.Signals]]:
         process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _bury(process: subprocess.Popen[str]) -> None:
+    process.wait()
+    _kill_group(process)
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:

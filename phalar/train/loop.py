@@ -71,7 +71,8 @@ def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[],
         if (found := distributed.collect(checkpoints.newest())[0]) is not None:
             state.restore(found)
             logger.info("goes on at step %d of %d", state.step, settings.steps)
-        index = PairIndex.read(paths.render, "train")
+        by_source = settings.batch_from == "one_source"
+        index = PairIndex.read(paths.render, "train", by_source=by_source)
         validation = Validation.read(paths.render, settings.validate_)
         pin = world.device.type == "cuda"
         batches = iter(Batches(index, settings, world.rank, world.size, state.step, pin))
@@ -81,7 +82,7 @@ def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[],
         _announce(settings, world, backbone, mixed=mixed)
         meter = Meter(settings, world)
         saved_s = time.monotonic()
-        with record.opened(state, writes=world.is_first) as log:
+        with record.opened(state, writes=world.is_first) as recorder:
             while not state.is_over(settings):
                 with meter.waiting():
                     batch = next(batches)
@@ -109,21 +110,24 @@ def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[],
                 is_last = state.step == settings.steps
                 if is_last or state.step % settings.log_every_steps == 0:
                     row = meter.row(state)
-                    state.history.append(row)
-                    log(row)
-                    logger.info("%s", meter.line(row))
+                    state.history.append({"step": state.step, **row})
+                    recorder.log(row, step=state.step)
+                    logger.info("%s", meter.line(row, step=state.step))
                 validated = is_last or state.step % settings.validate_.every_steps == 0
                 if validated:
                     with meter.paused():
                         meter.settle(state)
-                        log(_validate(state, validation, world, mixed=mixed))
+                        found = _validate(state, validation, world, mixed=mixed)
+                    recorder.log(found, step=state.step)
                 stopping = distributed.any_of(stop())
                 due = time.monotonic() - saved_s >= settings.checkpoint_every_s
                 if stopping or due or validated:
                     with meter.paused():
                         meter.settle(state)
+                        state.run_id = recorder.run_id
+                        state.seconds += time.monotonic() - saved_s
+                        saved_s = time.monotonic()
                         checkpoints.save(state.snapshot())
-                    saved_s = time.monotonic()
                 if stopping and not state.is_over(settings):
                     logger.info("stopped at step %d; a checkpoint was saved", state.step)
                     return False
@@ -176,7 +180,7 @@ def _scores(
 def _validate(
     state: State, validation: Validation, world: World, *, mixed: bool
 ) -> dict[str, float]:
-    """Measure accuracy, keep the weights if it is the best, and give a row for the record."""
+    """Measure accuracy, keep the weights if it is the best, and give it as the record has it."""
     with (
         state.average.applied(),
         torch.autocast(world.device.type, torch.bfloat16, enabled=mixed),
@@ -187,8 +191,7 @@ def _validate(
     told = ", ".join(f"{source} {100 * value:.1f} %" for source, value in found.items())
     candidates = validation.trials[0].candidates
     logger.info("validation at step %d, K = %d: %s", state.step, candidates, told)
-    percent = {f"validation/{source}_percent": 100 * value for source, value in found.items()}
-    return {"step": state.step, **percent}
+    return {f"validation/{source}_percent": 100 * value for source, value in found.items()}
 
 
 def _gradient_norm(model: Phalar) -> Tensor:

@@ -88,7 +88,6 @@ class Meter:
         elapsed_s = time.perf_counter() - self._start
         muon, adam = (optimiser.param_groups[0]["lr"] for optimiser in state.optimisers)
         row = {
-            "step": state.step,
             "loss": loss,
             "accuracy_percent": 100 * accuracy,
             "muon_rate": muon,
@@ -101,12 +100,12 @@ class Meter:
         self._restart()
         return row
 
-    def line(self, row: Row) -> str:
-        """Put a row in one line."""
+    def line(self, row: Row, *, step: int) -> str:
+        """Put the row of the steps up to `step` in one line."""
         steps, pairs = self.settings.steps, self.settings.batch_pairs
-        left_s = round((steps - row["step"]) * pairs / row["pairs_per_s"])
+        left_s = round((steps - step) * pairs / row["pairs_per_s"])
         return (
-            f"step {row['step']}/{steps}  loss {row['loss']:.3f}  "
+            f"step {step}/{steps}  loss {row['loss']:.3f}  "
             f"accuracy {row['accuracy_percent']:.0f} % of {pairs}  "
             f"rates {row['muon_rate']:.4f} {row['adam_rate']:.4f}  "
             f"gradient {row['gradient_norm']:.2g}  {row['pairs_per_s']:.1f} pairs/s  "

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from phalar import params
+from phalar.audio import SAMPLE_RATE_HZ
 from phalar.evaluate.retrieval import Trials, read_trials, score_trials
 from phalar.model import Phalar
 from phalar.train import distributed
-from phalar.train.batches import read_pairs
+from phalar.train.batches import PairIndex, _read_pair
 from phalar.train.distributed import World
 
 PROTOCOL = "paper"
@@ -25,8 +26,9 @@ PAIRS_A_BATCH = 32
 class Validation:
     """The trials that are asked, and the pairs that they need."""
 
-    folder: Path
-    clip_s: float
+    index: PairIndex
+    samples: int
+    """How much of each pair the model hears, from its middle."""
     trials: list[Trials]
     """One of each source; they number the pairs by their place in `pairs`."""
     pairs: NDArray[np.int64]
@@ -51,7 +53,15 @@ class Validation:
             )
         chosen = [_first(trials, config.pairs) for trials in chosen]
         pairs = np.unique(np.concatenate([np.append(t.choices, t.anchors) for t in chosen]))
-        return Validation(folder, config.clip_s, [t.among(pairs) for t in chosen], pairs)
+        index = PairIndex.read(folder, SPLIT)
+        samples = round(config.clip_s * SAMPLE_RATE_HZ)
+        if samples > index.samples:
+            raise ValueError(
+                f"train.validate.clip_s = {config.clip_s:g} s is more than the "
+                f"{index.samples / SAMPLE_RATE_HZ:g} s of the pairs; lower it or raise "
+                f"render.pair_s.{SPLIT}"
+            )
+        return Validation(index, samples, [t.among(pairs) for t in chosen], pairs)
 
     def accuracies(self, model: Phalar, world: World) -> dict[str, float]:
         """Measure top-1 accuracy by source, and their mean, 0..1; all processes share the work."""
@@ -74,15 +84,16 @@ class Validation:
     def embed(self, model: Phalar, world: World, pairs: NDArray[np.int64]) -> list[torch.Tensor]:
         """Embed both sides of pairs, in batches of (B, 2, R, D)."""
         dtype = next(model.parameters()).dtype
+        start = (self.index.samples - self.samples) // 2
         found = []
-        batches = read_pairs(
-            self.folder, SPLIT, clip_s=self.clip_s, batch_pairs=PAIRS_A_BATCH, wanted=pairs
-        )
-        with torch.no_grad():
-            for batch in batches:
-                wave_BN = batch.to(world.device).wave.flatten(0, 1)
+        for here in np.split(pairs, range(PAIRS_A_BATCH, len(pairs), PAIRS_A_BATCH)):
+            stored = np.empty((len(here), 2, self.samples), np.int16)
+            for pair, out in zip(here, stored, strict=True):
+                _read_pair(self.index, int(pair), start, out)
+            wave_BN = torch.from_numpy(stored).to(world.device).flatten(0, 1).float() / 2**15
+            with torch.no_grad():
                 z_BRD = model.encode(model.features(wave_BN).to(dtype))
-                found.append(z_BRD.reshape(-1, 2, *z_BRD.shape[1:]))
+            found.append(z_BRD.reshape(-1, 2, *z_BRD.shape[1:]))
         return found
 
 

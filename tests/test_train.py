@@ -1,0 +1,475 @@
+"""Stage `train`: what it leaves, that nothing can make it lose or change its course."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from tiny_render import ROOT, tiny_params
+
+from phalar import params as parameters
+from phalar import render, runlog
+from phalar.model import load_model
+from phalar.params import Params, Paths
+from phalar.train import checkpoint, launch, loop, run
+from phalar.train.checkpoint import Checkpoints, Snapshot
+
+EXACT = ("loss", "accuracy_percent", "gradient_norm", "muon_rate", "adam_rate")
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory, tiny_songs) -> Path:
+    """A folder of half-second pairs, and an MLflow database that all trainings here share."""
+    root = tmp_path_factory.mktemp("rendered")
+    paths = Paths(root)
+    tiny_songs(paths.prepare("bands"), source="bands", songs=6, seconds=6.0)
+    render.run(tiny_params(render={"pairs": {"train": 48, "valid": 8, "test": 4}}), paths)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path_factory):
+    """One thread, and a database that is made once."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    store = tmp_path_factory.getbasetemp() / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    for name, value in runlog.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def project(rendered, tmp_path):
+    """Return a function that makes a project folder of these data and changed parameters."""
+
+    def make(name="project", **train) -> tuple[Path, Params, Paths]:
+        folder = tmp_path / name
+        data = folder / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        if not (data / "render").exists():
+            shutil.copytree(rendered / "render", data / "render")
+        tiny = {
+            "steps": 6,
+            "batch_pairs": 4,
+            "crop_s": [0.5],
+            "threads": 1,
+            "workers": 0,
+            "devices": "cpu",
+            "log_every_steps": 1,
+            "checkpoint_every_s": 1000.0,
+            "validate": {
+                "every_steps": 3,
+                "pairs": 8,
+                "candidates": 4,
+                "clip_s": 0.5,
+                "patience": None,
+            },
+        }
+        raw = tiny_params(train=tiny | train).model_dump(mode="json", by_alias=True)
+        path = folder / "params.yaml"
+        path.write_text(yaml.safe_dump(raw))
+        return path, parameters.load(path), Paths(data)
+
+    return make
+
+
+def train_here(path: Path, params: Params, paths: Paths, *, stop_after: int | None = None) -> bool:
+    """Train in this process, asked to stop after some steps."""
+    asked = iter(range(1, 1000))
+    return loop.train(
+        params, paths, params_path=path, stop=lambda: next(asked) == (stop_after or 1000)
+    )
+
+
+def history(paths: Paths) -> list[list[float]]:
+    with (paths.train / "history.csv").open() as file:
+        return [[float(row[name]) for name in EXACT] for row in csv.DictReader(file)]
+
+
+def exported(paths: Paths) -> bytes:
+    return (paths.train / "model.safetensors").read_bytes()
+
+
+def test_a_training_leaves_model_history_and_record_and_no_checkpoint(project):
+    path, params, paths = project(steps=4)
+    summary = run(path, params, paths)
+    model = load_model(paths.train)
+    assert model.extra["best_step"] == summary.best_step
+    assert model.extra["validation"] == summary.validation
+    assert set(summary.validation) == {"bands", "mean"}
+    assert len(history(paths)) == 4
+    record = json.loads((paths.train / "run.json").read_text())
+    assert record["start"] < record["end"]
+    from mlflow import MlflowClient
+
+    logged = MlflowClient(record["tracking_uri"]).get_run(record["run_id"])
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["train.steps"] == "4"
+    assert logged.data.metrics["loss"] == pytest.approx(history(paths)[-1][0])
+    assert {"validation/mean_percent", "pairs_per_s", "data_wait_percent"} <= set(
+        logged.data.metrics
+    )
+    assert logged.data.tags["data.sha256"] == record["data_sha256"]
+    assert list((paths.train / "checkpoints").iterdir()) == []
+
+
+CHANGED_OPTIMISER = {
+    "muon": {
+        "learning_rate": 0.02,
+        "momentum": 0.95,
+        "newton_schulz_steps": 5,
+        "weight_decay": 0.001,
+    },
+    "adam": {"learning_rate": 0.004, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.001},
+    "warmup_steps": 2,
+    "decay": {"shape": "cosine", "fraction": 0.5},
+    "ema_decay": 0.5,
+}
+
+
+def test_a_resume_after_kill_9_equals_the_unbroken_training_to_the_bit(project):
+    changes = {"optimiser": CHANGED_OPTIMISER, "crop_s": [0.5, 0.4], "steps": 16}
+    unbroken = project("unbroken", **changes)
+    train_here(*unbroken)
+    path, params, paths = project("killed", **changes, checkpoint_every_s=1e-3)
+    errors = paths.train / "checkpoints"
+    command = [sys.executable, "-m", launch.WORKER, "--params", str(path)]
+    worker = subprocess.Popen(
+        [*command, "--data", str(paths.root), "--errors", str(errors)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list(errors.glob("*/step-0000000[4-9].safetensors")):
+        assert worker.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    worker.kill()
+    worker.wait()
+    steps = sorted(errors.glob("*/step-*.safetensors"))
+    assert steps and "step-00000016" not in steps[-1].name
+    killed_run = Checkpoints(errors, _inputs_of(errors), writes=True).newest().facts["run_id"]
+    train_here(path, params, paths)
+    assert history(paths) == history(unbroken[2])
+    assert exported(paths) == exported(unbroken[2])
+    assert json.loads((paths.train / "run.json").read_text())["run_id"] == killed_run
+
+
+def _inputs_of(errors: Path) -> dict:
+    (path,) = errors.glob("*/inputs.json")
+    return json.loads(path.read_text())
+
+
+def test_a_stop_between_two_rows_is_exact_too(project):
+    unbroken = project("unbroken", log_every_steps=4)
+    train_here(*unbroken)
+    stopped = project("stopped", log_every_steps=4)
+    assert not train_here(*stopped, stop_after=2)
+    assert not (stopped[2].train / "model.safetensors").exists()
+    assert not train_here(*stopped, stop_after=3)
+    assert train_here(*stopped)
+    assert history(stopped[2]) == history(unbroken[2])
+    assert exported(stopped[2]) == exported(unbroken[2])
+
+
+def test_two_processes_train_as_one(project):
+    same = {"precision": "float64", "dropout": 0.0, "steps": 5, "batch_pairs": 6}
+    one, two = project("one", **same), project("two", **same, devices=2)
+    train_here(*one)
+    run(*two)
+    # All of the network is float64; the front end, always float32, rounds by the size of a batch.
+    np.testing.assert_allclose(history(two[2]), history(one[2]), rtol=1e-6)
+    assert len(history(two[2])) == 5
+
+
+def test_recomputed_activations_change_nothing_but_memory(project):
+    same = {"steps": 3, "dropout": 0.0}
+    kept, dropped = project("kept", **same), project("dropped", **same, recompute_clips=3)
+    train_here(*kept)
+    train_here(*dropped)
+    np.testing.assert_allclose(history(dropped[2]), history(kept[2]), rtol=1e-4)
+
+
+def test_pairs_are_learnt_by_heart(project):
+    path, params, paths = project(
+        steps=60,
+        batch_pairs=16,
+        log_every_steps=20,
+        dropout=0.0,
+        validate={
+            "every_steps": 60,
+            "pairs": 8,
+            "candidates": 4,
+            "clip_s": 0.5,
+            "patience": None,
+        },
+    )
+    train_here(path, params, paths)
+    assert history(paths)[-1][1] > 90
+
+
+def test_other_parameters_start_afresh_and_say_so(project, caplog):
+    caplog.set_level(logging.INFO)
+    path, params, paths = project()
+    assert not train_here(path, params, paths, stop_after=2)
+    path, params, paths = project(steps=5, workers=1)
+    assert not train_here(path, params, paths, stop_after=1)
+    assert "(train.steps was 6, is 5), removed" in caplog.text
+    assert "goes on at step" not in caplog.text
+    path, params, paths = project(steps=5, workers=0)
+    train_here(path, params, paths)
+    assert "goes on at step 1 of 5" in caplog.text
+
+
+def test_patience_ends_a_training_that_gains_nothing(project, monkeypatch):
+    accuracies = iter([0.5, 0.7, 0.6, 0.6, 0.9])
+    monkeypatch.setattr(
+        loop.Validation,
+        "accuracies",
+        lambda self, model, world: dict.fromkeys(["bands", "mean"], next(accuracies)),
+    )
+    validate = {"every_steps": 1, "pairs": 8, "candidates": 4, "clip_s": 0.5, "patience": 2}
+    path, params, paths = project(validate=validate)
+    train_here(path, params, paths)
+    record = json.loads((paths.train / "run.json").read_text())
+    assert (record["steps"], record["best_step"]) == (4, 2)
+
+
+def test_a_loss_that_is_not_a_number_ends_it_and_keeps_the_last_checkpoint(project, monkeypatch):
+    path, params, paths = project(checkpoint_every_s=1e-3)
+    steps = iter(range(1, 100))
+
+    def failing(score_BB, song_B, **settings):
+        return score_BB.sum() * (float("nan") if next(steps) == 4 else 1.0)
+
+    monkeypatch.setattr(loop, "contrastive_loss", failing)
+    with pytest.raises(
+        FloatingPointError, match=r"at step 4 the loss is nan .* lower the learning"
+    ):
+        train_here(path, params, paths)
+    assert _steps_kept(paths) == [2, 3]
+
+
+def _steps_kept(paths: Paths) -> list[int]:
+    found = (paths.train / "checkpoints").glob("*/step-*.safetensors")
+    return sorted(int(file.stem.removeprefix("step-")) for file in found)
+
+
+def test_a_full_disk_ends_it_and_keeps_the_last_checkpoint(project, monkeypatch):
+    path, params, paths = project(checkpoint_every_s=1e-3)
+    flushes = iter(range(100))
+
+    def full(file: int) -> None:
+        # Each file is flushed, and then its folder: the fourth file is the third step's.
+        if next(flushes) == 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left.*MiB free\); free some space.* at step 2"):
+        train_here(path, params, paths)
+    assert _steps_kept(paths) == [1, 2]
+    assert not list((paths.train / "checkpoints").rglob("*.partial"))
+
+
+def test_a_corrupt_shard_ends_it_with_its_name(project):
+    path, params, paths = project()
+    for shard in (paths.render / "train").glob("*.tar"):
+        with shard.open("r+b") as file:
+            file.seek(0)
+            file.write(bytes(512))
+    with pytest.raises(ValueError, match=r"train/\d+\.tar: this shard is damaged"):
+        train_here(path, params, paths)
+
+
+def test_a_folder_that_cannot_be_written_is_named(project):
+    path, params, paths = project()
+    paths.train.mkdir()
+    (paths.train / "checkpoints").write_text("in the way")
+    with pytest.raises(OSError, match=r"checkpoints/\w+: cannot be written \(Not a directory\)"):
+        train_here(path, params, paths)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
+    kept = Checkpoints(tmp_path, {"train": {"steps": 3}}, writes=True)
+    for step in (1, 2, 3):
+        kept.save(Snapshot(step, {"x": torch.full((100,), step)}, {"note": step}))
+    newest = kept.folder / "step-00000003.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-10])
+    found = kept.newest()
+    assert (found.step, found.facts, found.tensors["x"][0]) == (2, {"note": 2}, 2)
+    assert "step-00000003.safetensors: damaged" in caplog.text
+    assert not (kept.folder / "step-00000001.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("validate", "message"),
+    [
+        ({"candidates": 64}, r"validate.candidates = 64: .* has no such trials, only 4; choose"),
+        ({"pairs": 3}, r"validate.pairs = 3 does not suffice for a trial of 4 candidates"),
+    ],
+)
+def test_trials_that_cannot_be_asked_are_refused(project, validate, message):
+    settings = {"every_steps": 3, "pairs": 8, "candidates": 4, "clip_s": 0.5, "patience": None}
+    path, params, paths = project(validate=settings | validate)
+    with pytest.raises(ValueError, match=message):
+        train_here(path, params, paths)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_backbone_can_be_chosen(project, caplog, compiled, monkeypatch):
+    caplog.set_level(logging.INFO)
+    if compiled:
+        # A compiler that fails: the training must go on without.
+        monkeypatch.setattr(loop.Phalar, "features", _fail_once(loop.Phalar.features))
+    path, params, paths = project(compile=compiled, steps=1)
+    train_here(path, params, paths)
+    assert "backbone: modules" in caplog.text
+    assert ("torch.compile failed (no compiler)" in caplog.text) == compiled
+
+
+def _fail_once(method):
+    calls = iter(range(1000))
+
+    def features(self, wave_BN):
+        if next(calls) == 0:
+            raise RuntimeError("no compiler")
+        return method(self, wave_BN)
+
+    return features
+
+
+# The launcher, with small processes in the place of trainings.
+
+
+@pytest.fixture
+def launched(project, monkeypatch, tmp_path):
+    """Return a function that launches a Python text as if it were the training process."""
+
+    def start(text: str) -> None:
+        path, params, paths = project()
+        script = tmp_path / "worker.py"
+        script.write_text(text)
+        monkeypatch.setattr(launch, "_command", lambda *_: [sys.executable, str(script)])
+        (tmp_path / "errors").mkdir(exist_ok=True)
+        launch.supervise(path, params.train, paths.root, errors=tmp_path / "errors")
+
+    return start
+
+
+def test_lines_are_passed_on_and_settings_reach_the_process(launched, caplog):
+    caplog.set_level(logging.INFO)
+    launched(
+        "import os, sys\n"
+        "print('threads', os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'])\n"
+        "print('warning: slow disk', file=sys.stderr)\n"
+        "print(sys.argv[1::2])\n"
+    )
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "threads 1 PASSIVE"),
+        ("WARNING", "slow disk"),
+        ("INFO", "['--params', '--data', '--errors']"),
+    ]
+
+
+def test_the_first_failure_is_the_error_not_those_that_follow_from_it(launched, tmp_path):
+    text = (
+        "import pathlib, sys, time\n"
+        "errors = pathlib.Path(sys.argv[6])\n"
+        f"(errors / 'error-rank0.txt').write_text('train: {launch.LOST_CONTACT} (gloo)')\n"
+        "time.sleep(0.05)\n"
+        "(errors / 'error-rank1.txt').write_text('train: loss is nan\\n\\nTraceback')\n"
+        "sys.exit(1)\n"
+    )
+    with pytest.raises(launch.TrainingError) as caught:
+        launched(text)
+    assert str(caught.value) == (
+        f"train: loss is nan (traceback: {tmp_path / 'errors' / 'error-rank1.txt'})"
+    )
+
+
+def test_a_killed_process_is_named_by_its_signal(launched):
+    with pytest.raises(launch.TrainingError, match=r"was killed by SIGKILL, .* run again"):
+        launched("import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(launch.TrainingError, match="was killed by SIGKILL"):
+        launched("import sys; print('  exitcode  : -9 (pid: 7)'); sys.exit(1)")
+    with pytest.raises(launch.TrainingError, match="ended with code 3 and left no error"):
+        launched("import sys; sys.exit(3)")
+
+
+GRANDCHILD = """
+import os, pathlib, signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path(sys.argv[6], "pids").write_text(f"{os.getpid()} {child.pid}")
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+os.kill(os.getppid(), %s)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome"), [("signal.SIGINT", KeyboardInterrupt), ("signal.SIGTERM", SystemExit)]
+)
+def test_a_signal_is_handed_on_and_nothing_stays_behind(launched, tmp_path, number, outcome):
+    with pytest.raises(outcome):
+        launched(GRANDCHILD % number)
+    for pid in (tmp_path / "errors" / "pids").read_text().split():
+        _await_end(int(pid))
+
+
+def _await_end(pid: int) -> None:
+    """Fail unless a process is gone, or waits to be buried by a parent that is not ours, soon."""
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_process_stops_when_its_launcher_is_killed(tmp_path):
+    text = (
+        "import signal, sys, time\n"
+        "from phalar.train import launch\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: open({str(tmp_path / 'saved')!r}, 'w') and "
+        "sys.exit(0))\n"
+        "launch.watch_launcher()\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    parent = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {text!r}], start_new_session=True)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, stdout=subprocess.PIPE)
+    pid = int(launcher.stdout.readline())
+    assert launcher.stdout.readline() == b"ready\n"
+    launcher.kill()
+    launcher.wait()
+    _await_end(pid)
+    assert (tmp_path / "saved").exists()
+
+
+def test_processes_follow_devices(project):
+    train = project()[1].train
+    assert launch.process_count(train) == 1
+    many = parameters.Train.model_validate({**train.model_dump(by_alias=True), "devices": 3})
+    assert launch.process_count(many) == 3
+    nodes = {"count": 2, "endpoint": "host:29400", "id": "x"}
+    spread = parameters.Train.model_validate({**many.model_dump(by_alias=True), "nodes": nodes})
+    command = launch._command(spread, 3)
+    assert {"--nnodes=2", "--rdzv-endpoint=host:29400", "--nproc-per-node=3"} <= set(command)
