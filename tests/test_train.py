@@ -376,7 +376,8 @@ def test_lines_are_passed_on_and_settings_reach_the_process(launched, caplog):
     launched(
         "import os, sys\n"
         "print('threads', os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'])\n"
-        "print('warning: slow disk', file=sys.stderr)\n"
+        "print('warning: slow disk')\n"
+        "print('noise of a library', file=sys.stderr)\n"
         "print(sys.argv[1::2])\n"
     )
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
@@ -406,8 +407,8 @@ def test_a_killed_process_is_named_by_its_signal(launched):
     with pytest.raises(launch.TrainingError, match=r"was killed by SIGKILL, .* run again"):
         launched("import os; os.kill(os.getpid(), 9)")
     with pytest.raises(launch.TrainingError, match="was killed by SIGKILL"):
-        launched("import sys; print('  exitcode  : -9 (pid: 7)'); sys.exit(1)")
-    with pytest.raises(launch.TrainingError, match="ended with code 3 and left no error"):
+        launched("import sys; print('  exitcode  : -9 (pid: 7)', file=sys.stderr); sys.exit(1)")
+    with pytest.raises(launch.TrainingError, match=r"code 3 and left no error; see .*stderr.txt"):
         launched("import sys; sys.exit(3)")
 
 
@@ -464,9 +465,52 @@ def test_a_process_stops_when_its_launcher_is_killed(tmp_path):
     assert (tmp_path / "saved").exists()
 
 
-def test_processes_follow_devices(project):
+def test_a_killed_rank_ends_all_and_keeps_the_last_checkpoint(project):
+    path, _, paths = project(devices=2, steps=500, checkpoint_every_s=1e-3)
+    trainer = subprocess.Popen(
+        [sys.executable, "-m", "phalar.train", "--params", str(path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not _steps_kept(paths):
+        assert trainer.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    (torchrun,) = psutil.Process(trainer.pid).children()
+    first, second = torchrun.children()
+    second.kill()
+    said, _ = trainer.communicate(timeout=100)
+    assert trainer.returncode == 1
+    assert said.splitlines()[-1].startswith("error: train: a process was killed by SIGKILL")
+    for process in (torchrun, first, second):
+        _await_end(process.pid)
+    assert _steps_kept(paths)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recompute_clips": 4}, r"train.recompute_clips: variant gap .* set it to null"),
+        ({"devices": 2}, r"train.devices: variant gap .* set it to 1"),
+    ],
+)
+def test_batch_statistics_that_cannot_be_shared_are_refused(project, changes, message):
+    settings = project(variant="gap", **changes)[1].train
+    world = loop.World(0, 2 if "devices" in changes else 1, torch.device("cpu"))
+    with pytest.raises(ValueError, match=message):
+        loop._fresh_state(settings, world)
+
+
+def test_processes_follow_devices(project, monkeypatch):
     train = project()[1].train
     assert launch.process_count(train) == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"train.devices = 3 is more than the 2 GPUs"):
+        launch.process_count(
+            parameters.Train.model_validate({**train.model_dump(by_alias=True), "devices": 3})
+        )
+    monkeypatch.undo()
     many = parameters.Train.model_validate({**train.model_dump(by_alias=True), "devices": 3})
     assert launch.process_count(many) == 3
     nodes = {"count": 2, "endpoint": "host:29400", "id": "x"}

@@ -26,6 +26,8 @@ LAUNCHER_PID = "PHALAR_LAUNCHER_PID"
 # every step: measured, up to half of a step.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 
+STDERR = "stderr.txt"
+
 GRACE_S = 60.0
 """From SIGTERM, on which a process finishes its step and saves, to SIGKILL."""
 
@@ -58,41 +60,55 @@ def supervise(params_path: Path, config: params.Train, data: Path, *, errors: Pa
     KeyboardInterrupt, SystemExit
         Stopped by SIGINT, by SIGTERM; a checkpoint was saved.
     """
+    errors.mkdir(parents=True, exist_ok=True)
     for old in errors.glob("error-rank*.txt"):
         old.unlink()
     processes = process_count(config)
     command = [*_command(config, processes), "--params", str(params_path), "--data", str(data)]
-    process = subprocess.Popen(
-        [*command, "--errors", str(errors)],
-        env=_environment(config, processes),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    killed_by = ""
+    # torchrun's own words, and what libraries say past the loggers, would bury our lines.
+    with (errors / STDERR).open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, "--errors", str(errors)],
+            env=_environment(config, processes),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
     with _stopping(process) as received:
         for line in process.stdout or ():
-            killed_by = _tell(line.rstrip("\n")) or killed_by
+            _tell(line.rstrip("\n"))
         code = process.wait()
     if received and code != 0:
         if received[0] == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + received[0])
     if code != 0:
-        raise TrainingError(_explain(code, errors, killed_by))
+        raise TrainingError(_explain(code, errors))
+    (errors / STDERR).unlink()
 
 
 def process_count(config: params.Train) -> int:
-    """Training processes on this node: what was asked for, or one a GPU, or one."""
-    if isinstance(config.devices, int):
-        return config.devices
+    """Training processes on this node: what was asked for, or one a GPU, or one.
+
+    Raises
+    ------
+    ValueError
+        More were asked for than there are GPUs.
+    """
     if config.devices == "cpu":
         return 1
     import torch
 
-    return max(1, torch.cuda.device_count())
+    there = torch.cuda.device_count()
+    if config.devices == "auto":
+        return max(1, there)
+    if 0 < there < config.devices:
+        raise ValueError(
+            f"train.devices = {config.devices} is more than the {there} GPUs there are; lower it"
+        )
+    return config.devices
 
 
 def _command(config: params.Train, processes: int) -> list[str]:
@@ -178,34 +194,33 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
         return
 
 
-def _tell(line: str) -> str:
-    """Log a line of a process; return the signal that torchrun reports in it, if any."""
+def _tell(line: str) -> None:
+    """Log a line of a process at the level that it is marked with."""
     for level in (logging.WARNING, logging.ERROR):
         mark = f"{logging.getLevelName(level).lower()}: "
         if line.startswith(mark):
             logger.log(level, "%s", line.removeprefix(mark))
-            return ""
+            return
     logger.info("%s", line)
-    found = re.search(r"exitcode\s*:\s*-(\d+)", line)
-    return signal.Signals(int(found.group(1))).name if found else ""
 
 
-def _explain(code: int, errors: Path, killed_by: str) -> str:
+def _explain(code: int, errors: Path) -> str:
     """Say in one line why the training failed: the first process that did, and why."""
     files = sorted(errors.glob("error-rank*.txt"), key=lambda path: path.stat().st_mtime_ns)
     for path in files:
         first = path.read_text().splitlines()[0]
         if LOST_CONTACT not in first:
             return f"{first} (traceback: {path})"
-    if code < 0:
-        killed_by = signal.Signals(-code).name
+    # torchrun reports how its processes ended, itself it ends with 1.
+    reported = re.findall(r"exitcode\s*:\s*-(\d+)", (errors / STDERR).read_text())
+    killed_by = int(reported[-1]) if reported else max(0, -code)
     if killed_by:
         return (
-            f"train: a process was killed by {killed_by}, as happens where memory runs out; run "
-            "again (it goes on at the last checkpoint), with a smaller train.batch_pairs or "
-            "train.recompute_clips if it happens again"
+            f"train: a process was killed by {signal.Signals(killed_by).name}, as happens where "
+            "memory runs out; run again (it goes on at the last checkpoint), with a smaller "
+            "train.batch_pairs or train.recompute_clips if it happens again"
         )
-    return f"train: the processes ended with code {code} and left no error; see the lines above"
+    return f"train: the processes ended with code {code} and left no error; see {errors / STDERR}"
 
 
 def watch_launcher() -> None:

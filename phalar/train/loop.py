@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from phalar.model import ModelConfig, Phalar, build_model
@@ -141,6 +141,8 @@ def _fresh_state(settings: Train, world: World) -> State:
     """Draw initial weights and set up the optimisers."""
     generator = torch.Generator().manual_seed(_seed(settings.seed, WEIGHTS))
     model = build_model(ModelConfig(settings.variant, settings.dropout), generator=generator)
+    if any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in model.modules()):
+        model = _share_statistics(model, settings, world)
     model.to(world.device)
     if settings.precision == "float64":
         model.double()
@@ -151,6 +153,25 @@ def _fresh_state(settings: Train, world: World) -> State:
         average=Average(model, settings.optimiser.ema_decay),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _share_statistics(model: Phalar, settings: Train, world: World) -> Phalar:
+    """Let batch normalisation see the global batch, or refuse where it cannot."""
+    if settings.recompute_clips is not None:
+        raise ValueError(
+            f"train.recompute_clips: variant {settings.variant} normalises over the batch and "
+            f"needs it whole; set it to null"
+        )
+    if world.size == 1:
+        return model
+    if world.device.type == "cpu":
+        raise ValueError(
+            f"train.devices: variant {settings.variant} normalises over the batch, which several "
+            f"processes share on GPUs only; set it to 1"
+        )
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm
+    shared: Phalar = convert(model)  # type: ignore[no-untyped-call]
+    return shared
 
 
 def _scores(

@@ -55,6 +55,8 @@ def main() -> int:
 def _leave_error(path: Path, error: Exception) -> None:
     """Write one line that says what happened, and the traceback below it."""
     line = " ".join(str(error).split()) or type(error).__name__
+    if type(error).__name__ == "OutOfMemoryError":
+        line += "; lower train.batch_pairs, or set train.recompute_clips"
     if not isinstance(error, ValueError | OSError | FloatingPointError):
         line = f"train: {type(error).__name__}: {line}"
     # gloo and NCCL say so in words alone.
