@@ -122,8 +122,9 @@ def explain(error: BaseException) -> str:
             return "stopped; the next run goes on from here"
         case OSError(errno=int(number), strerror=str(reason)):
             where = f"{error.filename}: " if error.filename else ""
-            remedy = f"; {REMEDIES[number]}" if number in REMEDIES else ""
-            return f"{where}{reason}{remedy}"
+            # Where the library adds its own advice, it knows better.
+            advice = REMEDIES.get(number, "") if ";" not in reason else ""
+            return f"{where}{reason}{advice and '; '}{advice}"
         case ValueError() | OSError() | RuntimeError() if str(error):
             return str(error)
     return f"{type(error).__name__}: {error}; PHALAR_DEBUG=1 shows where"
