@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import os
+import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -12,23 +14,29 @@ from flows.orchestrator import show_table
 from phalar.params import Params, Paths
 
 
-def accuracy(paths: Paths) -> list[dict[str, Any]]:
-    """Return a row for each source, protocol and K of the metrics."""
+def accuracy(paths: Paths) -> list[dict[str, str]]:
+    """Return a row for each source, protocol and K: the model's accuracy beside the baselines'."""
     metrics = json.loads((paths.evaluate / "metrics.json").read_text())
     return [
         {
             "source": source,
             "protocol": protocol,
-            "K": int(candidates),
-            "top-1 %": f"{100 * found['top1']:.1f}",
-            "95 % interval": f"{100 * found['low']:.1f} – {100 * found['high']:.1f}",
-            "chance %": f"{100 / int(candidates):.1f}",
-            "trials": found["trials"],
+            "K": candidates,
+            "top-1 %": _percent(found["top1"]),
+            "95 % interval": f"{_percent(found['low'])} – {_percent(found['high'])}",
+        }
+        | {
+            f"{name} %": _percent(scores[source][protocol][candidates]["top1"])
+            for name, scores in metrics["baselines"].items()
         }
         for source, protocols in metrics["retrieval"].items()
         for protocol, sizes in protocols.items()
         for candidates, found in sizes.items()
     ]
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
 
 
 def publish(paths: Paths) -> None:
@@ -40,16 +48,17 @@ def show(params: Params, console: Console) -> None:
     """Print the accuracy, where things lie, and how to look at the records."""
     paths = params.paths
     rows = accuracy(paths)
-    table = Table(*rows[0], title="Held-out accuracy", title_justify="left")
+    table = Table(*rows[0], title="Accuracy on held-out songs", title_justify="left")
     for row in rows:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*row.values())
     console.print(table)
+    bin_folder = os.path.relpath(Path(sys.executable).parent)
     places = {
         "report": paths.evaluate / "report.html",
         "model": paths.train / "model.safetensors",
         "lineage": paths.register / "lineage.json",
-        "MLflow": f"mlflow ui --backend-store-uri {params.tracking.uri}",
-        "Prefect": "python -m flows.server",
+        "MLflow": f"{bin_folder}/mlflow ui --backend-store-uri {params.tracking.uri}",
+        "Prefect": f"{bin_folder}/python -m flows.server",
     }
     for name, place in places.items():
         console.print(f"{name:8} {place}", soft_wrap=True, highlight=False)

@@ -178,7 +178,7 @@ def test_a_file_in_place_of_the_data_folder_is_named(project: Path) -> None:
     (project / "data").write_text("")
     code, _, err = run(project, "pass")
     assert code == command.FAILED
-    assert "data/journal.json: Not a directory; a file stands where a folder must be; move it away" in err
+    assert "data/journal.json: Not a directory; a file stands where a folder must be" in err
     assert err.count("\n") == 1
 
 

@@ -52,7 +52,8 @@ def test_a_person_sees_what_will_run_and_what_came_out(line: Line) -> None:
         assert re.search(rf"{stage} +│ .+ │ \d+ (s|min)", before), stage
     assert "The line took" in after
     assert re.search(r"chorales +│ paper +│ 4 +│ [\d.]+ +│ [\d.]+ – [\d.]+ +│ 25.0", after)
-    for place in ("report.html", "model.safetensors", "mlflow ui --backend", "flows.server"):
+    assert re.search(r"chance % +┃ loudness % +┃ spectrum %", after)
+    for place in ("report.html", "model.safetensors", "/mlflow ui --backend", "flows.server"):
         assert place in after
 
 
@@ -98,7 +99,7 @@ def test_a_second_run_does_nothing(line: Line) -> None:
     lock = (line.folder / "dvc.lock").read_bytes()
     printed = line.succeed("flows.repro")
     assert printed.startswith("Everything is up to date.")
-    assert "Held-out accuracy" in printed
+    assert "Accuracy on held-out songs" in printed
     assert "up to date" in line.succeed("dvc", "repro")
     assert line.journal() == before
     assert (line.folder / "dvc.lock").read_bytes() == lock
