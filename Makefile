@@ -16,9 +16,12 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 repro: .venv/installed-line
 	@$(BIN)/python -m flows.repro
 
-# The line's own test is the longest, so it comes first.
+# The test of the line takes longest, so it comes first.
+LINE_TEST := tests/test_line.py
+OTHER_TESTS := $(filter-out $(LINE_TEST),$(wildcard tests/test_*.py))
+
 test: .venv/installed-tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/test_line.py tests
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(LINE_TEST) $(OTHER_TESTS)
 
 lint: .venv/installed-tests
 	@$(BIN)/ruff check

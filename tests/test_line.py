@@ -36,7 +36,7 @@ PLAIN = {"PHALAR_ORCHESTRATOR": "none"}
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     """The line, run once from nothing."""
-    line = Line(tmp_path_factory.mktemp("line"))
+    line = Line(tmp_path_factory.mktemp("the line"))
     line.succeed("dvc", "repro", "--quiet", "download", **PLAIN)
     line.keep_few_scores()
     line.finish()
