@@ -47,8 +47,10 @@ def overview(measured: Measured) -> str:
     return _draw([partial(_curves, measured, *key, title=", ".join(key)) for key in panels])
 
 
-def training(history: list[dict[str, float]], validations: list[dict[str, float]]) -> str:
-    """Draw the loss of a training, and the accuracy of its validations, over the steps.
+def training(
+    history: list[dict[str, float]], validations: list[dict[str, float]]
+) -> dict[str, str]:
+    """Draw the loss of a training, and the accuracy of its validations, over the steps, by title.
 
     Parameters
     ----------
@@ -57,7 +59,10 @@ def training(history: list[dict[str, float]], validations: list[dict[str, float]
     validations : list of dict
         Rows with `step` and an accuracy (0..1) for each source and their mean.
     """
-    return _draw([partial(_loss, history), partial(_validations, validations)])
+    return {
+        "loss": _draw([partial(_loss, history)]),
+        "validation": _draw([partial(_validations, validations)]),
+    }
 
 
 def on_white(svg: str) -> str:

@@ -75,11 +75,8 @@ def page(params: Params, paths: Paths, measured: Measured, *, split: str) -> str
         measured=measured,
         headlines=list(_headlines(measured)),
         paper=PAPER,
-        curves={
-            title: Markup(plots.in_page(svg))
-            for title, svg in plots.accuracy_over_candidates(measured).items()
-        },
-        training=_training_plot(paths),
+        curves=_in_page(plots.accuracy_over_candidates(measured)),
+        training=_in_page(_training(paths)),
         data=_data(paths),
         model=facts,
         params=params,
@@ -101,12 +98,17 @@ def _headlines(measured: Measured) -> Iterator[dict[str, Any]]:
         }
 
 
-def _training_plot(paths: Paths) -> Markup | None:
-    """Plot the course of the training; None for a model that was not trained here."""
+def _in_page(plotted: dict[str, str]) -> dict[str, Markup]:
+    return {title: Markup(plots.in_page(svg)) for title, svg in plotted.items()}
+
+
+def _training(paths: Paths) -> dict[str, str]:
+    """Plot the course of the training; nothing for a model that was not trained here."""
     if not (paths.train / "history.csv").is_file():
-        return None
-    histories = [_numbers(paths.train / name) for name in ("history.csv", "validation.csv")]
-    return Markup(plots.in_page(plots.training(*histories)))
+        return {}
+    return plots.training(
+        _numbers(paths.train / "history.csv"), _numbers(paths.train / "validation.csv")
+    )
 
 
 def _numbers(path: Path) -> list[dict[str, float]]:
