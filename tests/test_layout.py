@@ -300,18 +300,21 @@ def tree_of_readme() -> dict[str, str]:
 
 
 def test_the_tree_of_the_readme_is_the_tree() -> None:
-    told = tree_of_readme()
-    for path in told:
-        assert (ROOT / path).exists(), f"README.md names {path}"
-    closed = {
-        path
-        for path in told
-        if path.endswith("/")
-        and not any(other != path and other.startswith(path) for other in told)
-    }
+    told = set(tree_of_readme())
+    assert {path for path in told if not (ROOT / path).exists()} == set()
+    opened = {path for path in told if any(other.startswith(path) for other in told - {path})}
+    closed = {path for path in told if path.endswith("/")} - opened
+    # A folder's line speaks for its __init__.py, and for all its files where it is not opened.
     missing = {
         name
         for name in tracked()
-        if not name.startswith(".") and name not in told and not name.startswith(tuple(closed))
+        if not name.startswith((".", *closed)) and name.removesuffix("__init__.py") not in told
     }
     assert missing == set()
+
+
+def test_the_tree_of_the_readme_says_what_the_files_say() -> None:
+    for path, what in tree_of_readme().items():
+        if path.endswith(".py") and not path.endswith("__init__.py"):
+            said = (ast.get_docstring(ast.parse((ROOT / path).read_text())) or "").split("\n")[0]
+            assert what == said.removesuffix("."), path
