@@ -147,6 +147,7 @@ def test_deps_name_no_code_that_a_stage_does_not_run(name: str) -> None:
         if not any(path.is_relative_to(ROOT / dep.replace("${item}", SOURCES[0])) for path in code)
     }
     assert unused == set()
+    assert len(deps) == len(set(deps))
 
 
 def test_the_library_does_not_know_who_runs_it() -> None:
