@@ -43,6 +43,8 @@ METRICS_A_CALL = 1000
 DIGEST_LENGTH = 36
 
 SQLITE = "sqlite:///"
+SQLITE_WAIT_S = 30.0
+"""For others that write to the database."""
 
 
 def set_up_logging() -> None:
@@ -166,7 +168,7 @@ class Recorder:
 
     @property
     def run_id(self) -> str | None:
-        """The run, once the first attempt to open it is over; `None` where it failed."""
+        """The run, once the first attempt to make it is over; `None` where none succeeded."""
         self._opening.result()
         return self._run_id
 
@@ -283,7 +285,7 @@ def _open_store(uri: str) -> None:
     path = Path(uri.removeprefix(SQLITE))
     if not path.exists():
         _create_store(path)
-    with closing(sqlite3.connect(path)) as database:
+    with closing(sqlite3.connect(path, timeout=SQLITE_WAIT_S)) as database:
         database.execute("BEGIN IMMEDIATE")
 
 

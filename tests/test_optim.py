@@ -125,7 +125,9 @@ def test_set_rates_scales_each_from_its_own():
     optimisers = build_optimisers(model, model.similarity, CONFIG)
     set_rates(optimisers, 0.5)
     set_rates(optimisers, 0.25)
-    assert [o.param_groups[0]["lr"] for o in optimisers] == pytest.approx([0.005, 0.001])
+    assert [o.param_groups[0]["lr"] for o in optimisers] == pytest.approx(
+        [CONFIG.muon.learning_rate / 4, CONFIG.adam.learning_rate / 4]
+    )
 
 
 def test_average_starts_warm_and_steps_aside():

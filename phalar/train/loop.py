@@ -131,8 +131,10 @@ def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[],
                 if stopping and not state.is_over(settings):
                     logger.info("stopped at step %d; a checkpoint was saved", state.step)
                     return False
-            if world.is_first:
-                export(state, record, validation, world)
+        # Where MLflow failed to make the run at first, closing it was the last chance.
+        state.run_id = recorder.run_id
+        if world.is_first:
+            export(state, record, validation, world)
         checkpoints.remove()
     return True
 
