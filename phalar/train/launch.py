@@ -23,7 +23,7 @@ WORKER = "phalar.train.worker"
 LAUNCHER_PID = "PHALAR_LAUNCHER_PID"
 
 # Tensors above glibc's threshold (32 MB) would be given back to the system and faulted in anew at
-# every step: measured, up to half of a step.
+# every step: 6 % of a step's CPU time with the compiled kernel, far more with plain modules.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 
 STDERR = "stderr.txt"
