@@ -13,6 +13,8 @@ from rich.table import Table
 from flows.orchestrator import show_table
 from phalar.params import Params, Paths
 
+TITLE = "Held-out songs, top-1 accuracy in percent, with its 95 % interval"
+
 
 def accuracy(paths: Paths) -> list[dict[str, str]]:
     """Return a row for each source, protocol and K: the model's accuracy beside the baselines'."""
@@ -22,11 +24,11 @@ def accuracy(paths: Paths) -> list[dict[str, str]]:
             "source": source,
             "protocol": protocol,
             "K": candidates,
-            "top-1 %": _percent(found["top1"]),
-            "95 % interval": f"{_percent(found['low'])} – {_percent(found['high'])}",
+            "model": _percent(found["top1"]),
+            "interval": f"{_percent(found['low'])}–{_percent(found['high'])}",
         }
         | {
-            f"{name} %": _percent(scores[source][protocol][candidates]["top1"])
+            name: _percent(scores[source][protocol][candidates]["top1"])
             for name, scores in metrics["baselines"].items()
         }
         for source, protocols in metrics["retrieval"].items()
@@ -41,14 +43,14 @@ def _percent(fraction: float) -> str:
 
 def publish(paths: Paths) -> None:
     """Put the accuracy beside the run's record."""
-    show_table("accuracy", accuracy(paths), "Accuracy on the frozen trials of the test split")
+    show_table("accuracy", accuracy(paths), TITLE)
 
 
 def show(params: Params, console: Console) -> None:
     """Print the accuracy, where things lie, and how to look at the records."""
     paths = params.paths
     rows = accuracy(paths)
-    table = Table(*rows[0], title="Accuracy on held-out songs", title_justify="left")
+    table = Table(*rows[0], title=TITLE, title_justify="left")
     for row in rows:
         table.add_row(*row.values())
     console.print(table)
