@@ -48,15 +48,17 @@ def connect() -> None:
         asked = "was not asked for" if mode == "none" else "does not answer: no retries, no record"
         log.info("Prefect %s", asked)
         return
-    os.environ["PREFECT_API_URL"] = url
-    os.environ.update({key: value for key, value in SETTINGS.items() if key not in os.environ})
+    settings = dict(SETTINGS)
+    if "PREFECT_API_URL" not in os.environ:
+        settings |= {**server.SETTINGS, "PREFECT_API_URL": url}
+    os.environ.update({key: value for key, value in settings.items() if key not in os.environ})
     _connected = True
     if process.OWNER not in os.environ:  # else the line has said so
         log.info("Prefect shows this run at %s", url.removesuffix("/api"))
 
 
 SETTINGS = {
-    **server.SETTINGS,
+    "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "phalar",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # An error is one line of ours; the traceback is kept on the server.

@@ -53,6 +53,8 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=1.0):
             return True
+    except urllib.error.HTTPError as refusal:
+        return refusal.code < 500  # one that wants a key to tell its health is there
     except OSError:
         return False
 

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import psutil
@@ -68,6 +70,8 @@ def start(project: Path, body: str, *arguments: str, **changes: str) -> subproce
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Where these tests run under `nohup`, the stage does not.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
 
 
@@ -382,6 +386,26 @@ def test_the_note_of_a_server_that_is_gone_is_not_believed(
 def test_an_address_that_does_not_answer_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     assert server.find() is None
+
+
+@pytest.mark.parametrize(("status", "answers"), [(200, True), (401, True), (503, False)])
+def test_a_server_that_wants_a_key_is_there(
+    monkeypatch: pytest.MonkeyPatch, status: int, answers: bool
+) -> None:
+    class Reply(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Reply) as http:
+        Thread(target=http.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{http.server_port}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        assert server.find() == (url if answers else None)
+        http.shutdown()
 
 
 def test_a_server_ends_with_the_process_it_is_for(project: Path) -> None:
