@@ -141,10 +141,14 @@ def test_five_seconds_become_sixteen_steps():
 
 def test_clips_do_not_depend_on_their_batch(encoder):
     encoder.eval()
-    feature = music(5, 24, 70)
+    feature, atol = music(5, 24, 70), 1e-5
+    if not encoder.compiled:
+        # How a library's convolution cuts up its sums, hence its float32 rounding, goes by the
+        # batch and the threads; that clips do not mix shows exactly in float64.
+        encoder, feature, atol = encoder.double(), feature.double(), 1e-12
     together = encoder(feature)
     for i in range(5):
-        torch.testing.assert_close(together[i], encoder(feature[i : i + 1])[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(together[i], encoder(feature[i : i + 1])[0], rtol=0, atol=atol)
 
 
 def test_a_fresh_branch_adds_nothing():
