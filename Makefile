@@ -21,7 +21,7 @@ LINE_TEST := tests/test_line.py
 OTHER_TESTS := $(filter-out $(LINE_TEST),$(wildcard tests/test_*.py))
 
 test: .venv/installed-tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(LINE_TEST) $(OTHER_TESTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(LINE_TEST) $(OTHER_TESTS)
 
 lint: .venv/installed-tests
 	@$(BIN)/ruff check
