@@ -230,15 +230,15 @@ def fields(model: type[BaseModel]) -> dict[str, Any]:
     return found
 
 
-def compare(model: dict[str, Any], values: dict[str, Any], path: str) -> None:
+def assert_same_names(model: dict[str, Any], values: dict[str, Any], path: str) -> None:
     assert model.keys() == values.keys(), path
     for key, inner in model.items():
         if inner is not None and values[key] is not None:
-            compare(inner, values[key], f"{path}{key}.")
+            assert_same_names(inner, values[key], f"{path}{key}.")
 
 
 def test_models_and_file_have_the_same_parameters() -> None:
-    compare(fields(Params), yaml.safe_load((ROOT / "params.yaml").read_text()), "")
+    assert_same_names(fields(Params), yaml.safe_load((ROOT / "params.yaml").read_text()), "")
 
 
 def test_no_parameter_has_a_second_default() -> None:

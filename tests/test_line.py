@@ -335,7 +335,7 @@ def test_a_killed_stage_is_named_and_leaves_nothing_running(killed: Line, stage:
     _, err = child.communicate()
     assert child.returncode == 1
     assert f"\n{stage}: was killed" in err
-    assert err.endswith("Finished stages are kept: `make repro` goes on from here.\n")
+    assert "\nFinished stages are kept: `make repro` goes on from here.\n" in err
     wait_for(killed.nothing_runs)
 
 
@@ -346,6 +346,7 @@ def test_a_killed_line_takes_its_stage_with_it(killed: Line) -> None:
     child.send_signal(signal.SIGKILL)
     child.communicate()
     wait_for(killed.nothing_runs)
+    assert child.returncode == -signal.SIGKILL
 
 
 def test_it_comes_to_the_same_end(killed: Line, line: Line) -> None:
