@@ -194,16 +194,20 @@ def _registry(uri: str) -> Iterator[Any]:
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    before = mlflow.get_tracking_uri()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     try:
-        runlog._open_store(uri)
+        runlog.open_store(uri)
         mlflow.set_tracking_uri(uri)
         yield mlflow.MlflowClient(uri)
     except MlflowException as error:
         first = str(error).partition("\n")[0].rstrip(".")
         raise ConnectionError(f"MLflow ({uri}): {first}; see MLFLOW_TRACKING_URI") from error
     finally:
-        mlflow.set_tracking_uri(before)
+        # MLflow writes the environment too: back to what it was, or the next call of this process
+        # would go where this one went.
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def _training_run(client: Any, params: Params, paths: Paths, trained: Record) -> str:

@@ -214,8 +214,7 @@ class Recorder:
 
         for noisy in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        _open_store(self.uri)
-        mlflow.set_tracking_uri(self.uri)
+        open_store(self.uri)
         self._client = mlflow.MlflowClient(self.uri)
         if self._run_id is not None:
             try:
@@ -273,7 +272,7 @@ class Recorder:
             del self._waiting[: len(batch)]
 
 
-def _open_store(uri: str) -> None:
+def open_store(uri: str) -> None:
     """Make sure that a SQLite database is there and can be written.
 
     MLflow itself would try for hours to open one that cannot, and processes that all make the

@@ -58,15 +58,27 @@ def made(tmp_path_factory, tiny_songs, settings):
     (paths.train / "run.json").write_text(json.dumps(facts))
     paths.evaluate.mkdir()
     (paths.evaluate / "metrics.json").write_text(json.dumps(figures(0.7, 0.6)))
-    before = os.environ.pop("MLFLOW_TRACKING_URI", None)
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{root}/mlflow.db"
-    first = register.run(settings, paths)
-    facts["run_id"] = first.run_id
-    (paths.train / "run.json").write_text(json.dumps(facts))
-    yield paths, first, register.run(settings, paths)
-    del os.environ["MLFLOW_TRACKING_URI"]
-    if before is not None:
-        os.environ["MLFLOW_TRACKING_URI"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+        first = register.run(settings, paths)
+        facts["run_id"] = first.run_id
+        (paths.train / "run.json").write_text(json.dumps(facts))
+        yield paths, first, register.run(settings, paths)
+
+
+def test_a_registry_is_used_for_one_call_alone(made, settings, tmp_path, monkeypatch) -> None:
+    import mlflow
+
+    paths, first, _ = made
+    here = os.environ["MLFLOW_TRACKING_URI"]
+    aside = f"sqlite:///{tmp_path}/other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", aside)
+    elsewhere = register.run(settings, paths)
+    assert (elsewhere.new, os.environ["MLFLOW_TRACKING_URI"]) == (True, aside)
+    assert mlflow.get_tracking_uri() == aside
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
+    again = register.run(settings, paths)
+    assert (again.new, again.run_id, mlflow.get_tracking_uri()) == (False, first.run_id, here)
 
 
 def test_same_model_gets_no_second_version(made) -> None:
@@ -80,7 +92,6 @@ def test_registered_model_embeds_as_the_one_on_disk(made) -> None:
 
     paths, first, _ = made
     clips = np.random.default_rng(1).normal(0, 0.1, (2, 3 * RATE_HZ)).astype(np.float32)
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     served = mlflow.pyfunc.load_model(f"models:/phalar@{first.alias}").predict(clips)
     model = phalar.load_model(paths.train)
     z = model.embed(clips, RATE_HZ)
