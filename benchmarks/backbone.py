@@ -99,7 +99,7 @@ def main() -> None:
         sys.exit("no kernel on this machine, nothing to compare")
 
     torch.manual_seed(0)
-    encoder = Encoder()
+    encoder = Encoder(dropout=0.1)
     for name, weight in encoder.named_parameters():
         if name.endswith("scale"):  # zero at first: the branches would not count in the gradient
             torch.nn.init.normal_(weight)

@@ -94,15 +94,14 @@ class Phalar(nn.Module):
         self.extra: dict[str, Any] = {}
         """What was saved with the model: facts of its training and origin."""
         self.front_end = _front_end(config.variant)
-        self.encoder = HarmonicPercussiveEncoder() if config.variant == "cocola" else Encoder()
+        self.encoder = (
+            HarmonicPercussiveEncoder() if config.variant == "cocola" else Encoder(config.dropout)
+        )
         self.pooling = _pooling(config.variant, self.encoder.channels_out)
         features = self.pooling.features_out
         real = config.variant in REAL_VARIANTS
         self.head = (_real_head if real else _complex_head)(features, config.dropout)
         self.similarity = _similarity(config.variant)
-        for module in self.encoder.modules():
-            if isinstance(module, nn.Dropout2d):
-                module.p = config.dropout
 
     def features(self, wave_BN: Tensor) -> Tensor:
         """Turn mono sound at 16 kHz (B, N) into features (B, F, T), for COCOLA (B, 2, F, T)."""
