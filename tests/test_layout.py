@@ -122,7 +122,7 @@ def code_of(name: str, source: str) -> set[Path]:
     if name in ("download", "prepare"):
         by_name.append(ROOT / f"phalar/sources/{source}.py")
     found = set(by_name).union(*map(reachable, [ROOT / f"flows/{name}.py", *by_name]))
-    return found - {ROOT / "phalar/params.py", ROOT / "phalar/__init__.py"}
+    return found - {*python_files("phalar/params"), ROOT / "phalar/__init__.py"}
 
 
 @pytest.mark.parametrize("name", STAGES)
