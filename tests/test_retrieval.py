@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from phalar.evaluate import retrieval
+from phalar.evaluate.bootstrap import Bootstrap
+from phalar.evaluate.measure import summary
 from phalar.evaluate.retrieval import Trials
 
 
@@ -41,11 +43,11 @@ def test_perfect_scorer_hits_always_and_random_one_at_chance() -> None:
     rng = np.random.default_rng(1)
     trials = draw_trials(400, 16, rng)
     songs = [f"song{pair // 4}" for pair in range(400)]
-    draw = {"resamples": 2000, "seed": 1}
-    perfect = retrieval.summary(retrieval.score_trials(np.eye(400), trials), songs, **draw)
+    bootstrap = Bootstrap(songs, resamples=2000, seed=1)
+    perfect = summary(retrieval.score_trials(np.eye(400), trials), bootstrap)
     assert perfect == {"top1": 1.0, "low": 1.0, "high": 1.0, "mrr": 1.0, "trials": 400}
     ranks = retrieval.score_trials(rng.normal(size=(400, 400)), trials)
-    chance = retrieval.summary(ranks, songs, **draw)
+    chance = summary(ranks, bootstrap)
     assert chance["low"] < 1 / 16 < chance["high"]
 
 
@@ -117,17 +119,17 @@ def test_interval_covers_the_truth_where_songs_differ() -> None:
     for _ in range(1000):
         difficulty = np.repeat(rng.beta(2, 2, size=10), 12)
         hits = (rng.random(120) < difficulty) * 1.0
-        low, high = retrieval.interval(hits, songs, resamples=500, seed=1)
+        low, high = Bootstrap(songs, resamples=500, seed=1).mean(hits)
         covered.append(low <= 0.5 <= high)
     assert 0.92 < np.mean(covered) < 0.98
 
 
 def test_interval_counts_songs_not_trials() -> None:
     hits, songs = np.repeat([0.0, 1.0] * 10, 20), np.repeat(np.arange(20), 20).astype(str)
-    low, high = retrieval.interval(hits, songs, resamples=1000, seed=1)
+    low, high = Bootstrap(songs, resamples=1000, seed=1).mean(hits)
     of_20, of_400 = (2 * 1.96 * 0.5 / np.sqrt(count) for count in (20, 400))
     assert of_400 < 0.3 * (high - low) < 0.5 * of_20
-    assert retrieval.interval(hits, ["one"] * 400, resamples=1000, seed=1) == (0.0, 1.0)
+    assert Bootstrap(["one"] * 400, resamples=1000, seed=1).mean(hits) == (0.0, 1.0)
 
 
 def test_missing_or_damaged_trials_are_named(tmp_path) -> None:

@@ -21,7 +21,7 @@ LEAST_POWER = 1e-10
 
 
 def chance(candidates: int, trials: int) -> dict[str, float | int]:
-    """Give what guessing gets, exactly, in the form of `retrieval.summary`."""
+    """Give what guessing gets, exactly, in the form of `measure.summary`."""
     top1 = 1 / candidates
     mrr = sum(1 / place for place in range(1, candidates + 1)) / candidates
     return {"top1": top1, "low": top1, "high": top1, "mrr": mrr, "trials": trials}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from phalar.evaluate import baselines, retrieval
+from phalar.evaluate.bootstrap import Bootstrap
 from phalar.evaluate.hearing import Heard
 from phalar.evaluate.retrieval import Floats, Integers, Trials
 from phalar.params import Evaluate
@@ -46,6 +47,8 @@ class Measured:
     curve: list[dict[str, Any]] = field(default_factory=list)
     """Rows of scorer, source, protocol, candidates, top1."""
     groups: list[Group] = field(default_factory=list)
+    ranks: list[dict[str, Any]] = field(default_factory=list)
+    """How each trial ended for the model: rows of `ranks.SCHEMA`."""
 
 
 def measure(
@@ -78,13 +81,23 @@ def measure(
         local = [t.among(pairs) for t in group]
         songs = [song_of[pair] for pair in pairs.tolist()]
         there = heard.among(pairs)
+        bootstraps = [
+            Bootstrap(
+                [songs[anchor] for anchor in t.anchors],
+                resamples=settings.bootstrap,
+                seed=settings.seed,
+            )
+            for t in local
+        ]
         for name in (MODEL, *baselines.SCORERS):
             scores = score(there, name)
             if name == MODEL:
                 found.groups.append(Group(local, pairs, scores))
+                found.ranks += [row for t in local for row in rank_rows(scores, t, pairs, songs)]
             table = found.retrieval if name == MODEL else found.baselines[name]
             table.setdefault(source, {})[protocol] = {
-                str(t.candidates): _summary(scores, t, songs, settings) for t in local
+                str(t.candidates): summary(retrieval.score_trials(scores, t), drawn)
+                for t, drawn in zip(local, bootstraps, strict=True)
             }
             for k, top1 in enumerate(_expected(scores, songs, protocol), start=1):
                 found.curve.append(_point(name, source, protocol, k, top1))
@@ -94,13 +107,36 @@ def measure(
     return found
 
 
-def _summary(
-    scores: Floats, trials: Trials, songs: list[str], settings: Evaluate
-) -> dict[str, float | int]:
-    ranks = retrieval.score_trials(scores, trials)
-    asked = [songs[anchor] for anchor in trials.anchors]
-    found = retrieval.summary(ranks, asked, resamples=settings.bootstrap, seed=settings.seed)
-    return {name: round(value, DIGITS) for name, value in found.items()}
+def summary(ranks: Integers, bootstrap: Bootstrap) -> dict[str, float | int]:
+    """Top-1 accuracy with its 95 % interval, and mean reciprocal rank, as fractions."""
+    hits = (ranks == 0).astype(np.float64)
+    low, high = bootstrap.mean(hits)
+    found = {
+        "top1": float(hits.mean()),
+        "low": low,
+        "high": high,
+        "mrr": float(np.mean(1 / (1 + ranks))),
+    }
+    return {name: round(value, DIGITS) for name, value in found.items()} | {"trials": len(ranks)}
+
+
+def rank_rows(
+    scores: Floats, trials: Trials, pairs: Integers, songs: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Give the rows of `ranks.SCHEMA` for trials, asked from both sides."""
+    for asks, seen in (("anchor", scores), ("positive", scores.T)):
+        ranked = retrieval.score_trials(seen, trials).tolist()
+        for trial, (rank, asked) in enumerate(zip(ranked, trials.anchors.tolist(), strict=True)):
+            yield {
+                "source": trials.source,
+                "protocol": trials.protocol,
+                "candidates": trials.candidates,
+                "asks": asks,
+                "trial": trial,
+                "pair": int(pairs[asked]),
+                "song": songs[asked],
+                "rank": rank,
+            }
 
 
 def _expected(scores: Floats, songs: list[str], protocol: str) -> Floats:

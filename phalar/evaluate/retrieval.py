@@ -1,4 +1,4 @@
-"""Frozen retrieval trials: ranks from scores, accuracy with its interval, accuracy at every K.
+"""Frozen retrieval trials: ranks from scores, and the accuracy expected at every K.
 
 Letters: N pairs, T trials, K candidates of a trial, S songs.
 """
@@ -13,12 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.int64]
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,59 +105,6 @@ def score_trials(scores: Floats, trials: Trials) -> Integers:
     truth = np.take_along_axis(asked, trials.answers[:, None], axis=1)
     ranks: Integers = np.sum(~(truth > asked), axis=1) - 1
     return ranks
-
-
-def interval(
-    values: Floats, songs: Sequence[str], *, resamples: int, seed: int
-) -> tuple[float, float]:
-    """95 % interval of a mean over trials, for other songs of the same kind.
-
-    Trials of one song stand or fall together, so whole songs are drawn, with replacement. Calls
-    with the same songs and seed draw the same resamples, so that figures of two models are paired.
-    Few songs make plain percentiles too narrow; these are moved outwards as Student's t and the
-    n - 1 of a variance ask for. A single song says nothing of others: (0, 1).
-
-    Parameters
-    ----------
-    values : float array [shape=(T,)]
-        One value a trial, 0..1.
-    songs : sequence of str [length=T]
-        The song of each trial's anchor.
-    resamples : int
-        Bootstrap resamples of the songs.
-    seed : int
-        Decides the resamples.
-
-    Notes
-    -----
-    The expanded percentile interval of T. Hesterberg, "What Teachers Should Know About the
-    Bootstrap", The American Statistician 69 (2015).
-    """
-    names, place, sizes = np.unique(songs, return_inverse=True, return_counts=True)
-    count = len(names)
-    if count == 1:
-        return 0.0, 1.0
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-    means = drawn @ np.bincount(place, values) / (drawn @ sizes)
-    tail = ndtr(stdtrit(count - 1, (1 - CONFIDENCE) / 2) * np.sqrt(count / (count - 1)))
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def summary(
-    ranks: Integers, songs: Sequence[str], *, resamples: int, seed: int
-) -> dict[str, float | int]:
-    """Top-1 accuracy with its 95 % interval, and mean reciprocal rank, as fractions."""
-    hits = (ranks == 0).astype(np.float64)
-    low, high = interval(hits, songs, resamples=resamples, seed=seed)
-    return {
-        "top1": float(hits.mean()),
-        "low": low,
-        "high": high,
-        "mrr": float(np.mean(1 / (1 + ranks))),
-        "trials": len(ranks),
-    }
 
 
 def expected_top1(scores: Floats, most: int) -> Floats:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from phalar.evaluate import hearing, plots, report
+from phalar.evaluate import hearing, plots, ranks, report
 from phalar.evaluate.measure import Measured, measure
 from phalar.evaluate.retrieval import read_trials
 from phalar.model import load_model
@@ -49,6 +49,8 @@ def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
     _write(paths.evaluate / CURVE, _csv(measured.curve))
     _write(paths.evaluate / PLOT, plots.on_white(plots.overview(measured)))
     _write(paths.evaluate / REPORT, report.page(params, paths, measured, split=SPLIT))
+    asked = ranks.question(paths.render, SPLIT, params.evaluate.clip_s)
+    ranks.write(paths.evaluate / ranks.RANKS, measured.ranks, asked)
     # Last: where it is, the rest is.
     _write(paths.evaluate / METRICS, json.dumps(metrics, indent=1) + "\n")
     for line in _lines(measured):
