@@ -3,7 +3,6 @@
 from typing import Any
 
 import phalar.register
-
 from flows.command import Line, main
 from flows.orchestrator import flow, task
 

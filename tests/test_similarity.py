@@ -155,6 +155,21 @@ def test_starts():
     )
 
 
+@pytest.mark.parametrize("name", ["full", "psd", "hermitian"])
+def test_complex_forms_can_start_at_the_identity(name):
+    similarity = make(name)
+    similarity.start_at_identity(5)
+    assert torch.allclose(similarity.form(), 5 * torch.eye(2 * DIMENSIONS, dtype=torch.double))
+
+
+@pytest.mark.parametrize("name", ["cosine", "real", "tanh"])
+def test_others_keep_their_start(name):
+    similarity, untouched = make(name), make(name)
+    similarity.start_at_identity(5)
+    for key, value in untouched.state_dict().items():
+        assert torch.equal(similarity.state_dict()[key], value)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_gradient_equals_finite_differences(name):
     similarity = make(name)

@@ -32,6 +32,13 @@ class Similarity(nn.Module):
         """Flatten embeddings (..., R, D) to (..., E) at unit length."""
         return unit(z_RD.flatten(-2))
 
+    def start_at_identity(self, scale: float) -> None:
+        """Let training start where a clip scores `scale` with itself, if F can be so; else not.
+
+        A random F says nothing of the embeddings until it has been learned; this one asks at once
+        which of them are alike.
+        """
+
     def forward(self, anchor_ARD: Tensor, positive_PRD: Tensor, *, commutative: bool) -> Tensor:
         """Score every anchor with every positive: (..., A, R, D) and (..., P, R, D) to (..., A, P).
 
@@ -85,6 +92,12 @@ class ComplexBilinear(Similarity):
         super().__init__()
         self.kind = kind
         self.projection = ComplexLinear(dimensions, dimensions)
+
+    @torch.no_grad()
+    def start_at_identity(self, scale: float) -> None:
+        """Make F `scale` times the identity."""
+        weight = self.projection.weight.zero_()
+        weight[: weight.shape[1]].fill_diagonal_(math.sqrt(scale) if self.kind == "psd" else scale)
 
     def form(self) -> Tensor:
         """Give F of x = [Re; Im]: the real form of W is [[A, -B], [B, A]], and F its transpose."""

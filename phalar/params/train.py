@@ -111,6 +111,8 @@ class Train(Strict):
     seed: Seed
     variant: Literal["full", "gap", "magnitude", "cosine", "psd", "hermitian", "mel", "cocola"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    identity_start: PositiveFloat | None
+    """The complex similarity starts at so many times the identity; null: at random."""
     steps: Positive
     batch_pairs: Positive
     """Pairs of a global batch, over all processes."""

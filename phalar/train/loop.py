@@ -143,6 +143,8 @@ def _fresh_state(settings: Train, world: World) -> State:
     """Draw initial weights and set up the optimisers."""
     generator = torch.Generator().manual_seed(_seed(settings.seed, WEIGHTS))
     model = build_model(ModelConfig(settings.variant, settings.dropout), generator=generator)
+    if settings.identity_start is not None:
+        model.similarity.start_at_identity(settings.identity_start)
     if any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in model.modules()):
         model = _share_statistics(model, settings, world)
     model.to(world.device)
