@@ -1,0 +1,55 @@
+"""What commands share: their options, exit codes, and the check of what they are given."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import phalar
+
+if TYPE_CHECKING:
+    from phalar.model import Phalar
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
+
+TRAINED = "data/train"
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        envvar="PHALAR_MODEL",
+        help="A model's folder, or its name in the registry such as phalar@candidate.",
+    ),
+]
+Start = Annotated[float, typer.Option("--from", min=0, help="Start of the moment heard, seconds.")]
+Seconds = Annotated[float, typer.Option(min=0.5, help="Length of the moment heard, seconds.")]
+
+
+class WrongUseError(Exception):
+    """The command was called with something that is not there or cannot be meant."""
+
+
+def load(name: str) -> Phalar:
+    """Load a model; a name that leads nowhere is wrong use."""
+    try:
+        return phalar.load_model(name)
+    except FileNotFoundError as error:
+        hint = "; train one with `make repro` or name one with --model" if name == TRAINED else ""
+        raise WrongUseError(f"{error}{hint}") from None
+
+
+def need_files(*files: Path) -> None:
+    """Refuse files that are not there, before anything is loaded."""
+    for file in files:
+        if not file.is_file():
+            raise WrongUseError(f"{file}: no such file")
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    typer.echo(json.dumps(value, indent=1))

@@ -1,0 +1,34 @@
+"""`phalar score`: how well two sound files fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import phalar
+from phalar.cli.options import TRAINED, Json, Model, Seconds, Start, load, need_files, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(score)
+
+
+def score(
+    a: Annotated[Path, typer.Argument(help="A sound file.")],
+    b: Annotated[Path, typer.Argument(help="Another, that starts at the same moment.")],
+    model: Model = TRAINED,
+    start: Start = 0.0,
+    seconds: Seconds = 10.0,
+    as_json: Json = False,
+) -> None:
+    """Score how well two parts of music fit when both start together; higher is better."""
+    need_files(a, b)
+    loaded = load(model)
+    value = phalar.score(loaded, a, b, start_s=start, seconds=seconds)
+    if as_json:
+        print_json({"score": value, "a": str(a), "b": str(b), "model": model})
+    else:
+        typer.echo(f"{value:.4f}")
