@@ -68,6 +68,7 @@ def run(params: Params, paths: Paths) -> Summary:
     check_gate(metrics, params.register_.gate_times_chance)
     facts = _read(paths.train / "model.json", "train")
     trained = _read(paths.train / "run.json", "train")
+    _check_data(paths, trained)
     record = lineage.collect(params, paths)
     settings = params.register_
     with _registry(runlog.tracking_uri(params.tracking, paths.root.parent)) as client:
@@ -95,6 +96,16 @@ def run(params: Params, paths: Paths) -> Summary:
     what = "new version" if summary.new else "version there already"
     logger.info("%s@%s is version %s (%s)", summary.name, summary.alias, summary.version, what)
     return summary
+
+
+def _check_data(paths: Paths, trained: Record) -> None:
+    """Refuse weights that were trained on other pairs than those that the lineage would name."""
+    wanted, found = trained["data_sha256"], runlog.data_digest(paths.render)
+    if wanted != found:
+        raise ValueError(
+            f"{paths.train}: the model was trained on pairs with digest {wanted[:12]}, those in "
+            f"{paths.render} have {found[:12]}; train again, or bring back its pairs (dvc checkout)"
+        )
 
 
 def check_gate(metrics: Record, times_chance: float) -> None:

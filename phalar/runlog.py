@@ -99,6 +99,23 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def data_digest(render: Path) -> str:
+    """Digest of rendered data: both tables, of which one describes the sound of each pair.
+
+    Raises
+    ------
+    ValueError
+        A table is not there.
+    """
+    found = hashlib.sha256()
+    for name in ("pairs.parquet", "trials.parquet"):
+        path = render / name
+        if not path.exists():
+            raise ValueError(f"{path}: no such file; run the render stage")
+        found.update(file_sha256(path).encode())
+    return found.hexdigest()
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Name nested values by their dotted path, as in params.yaml; lists become JSON."""
     flat = {}

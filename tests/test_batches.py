@@ -20,8 +20,7 @@ from tiny_render import noise_track, prepare, tiny_params
 from phalar import render
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.params import Paths, Train
-from phalar.train import batches
-from phalar.train.batches import Batch, Batches, PairIndex, read_pairs
+from phalar.train.batches import Batch, Batches, PairIndex, read_crop, read_pairs
 from phalar.train.plan import plan_epoch
 
 
@@ -217,6 +216,13 @@ def test_pairs_are_streamed_in_order_from_their_middle(shards):
     assert torch.equal(torch.cat([batch.wave for batch in some]), whole[[3, 9, 25]])
 
 
+def test_each_of_several_processes_streams_all_pairs(shards, monkeypatch):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    found = torch.cat([b.pair for b in read_pairs(shards, "valid", clip_s=0.5, batch_pairs=9)])
+    assert found.tolist() == list(range(26))
+
+
 def test_songs_of_two_sources_are_two(tmp_path):
     paths = Paths(tmp_path)
     for source in ("bands", "chorales"):
@@ -313,7 +319,7 @@ def test_a_shard_that_is_cut_while_it_is_read_is_named(copy):
     with (copy / "train" / "000006.tar").open("r+b") as file:
         file.truncate(int(index.offset[60, 0]) + 50)
     with pytest.raises(ValueError, match=r"train/000006\.tar: this shard is damaged \(.*cut"):
-        batches._read_pair(index, 60, 0, np.empty((2, 100), dtype=np.int16))
+        read_crop(index, 60, 0, np.empty((2, 100), dtype=np.int16))
 
 
 def test_readers_end_with_the_loop_that_reads(shards):

@@ -12,7 +12,7 @@ import yaml
 from test_lineage import SOURCE, make_project
 
 import phalar
-from phalar import lineage, params, register
+from phalar import lineage, params, register, runlog
 from phalar.model import ModelConfig, build_model, save_model
 
 ROOT = Path(__file__).parents[1]
@@ -47,13 +47,14 @@ def made(tmp_path_factory, tiny_songs, settings):
     paths = make_project(root, tiny_songs)
     model = build_model(ModelConfig(), generator=torch.Generator().manual_seed(1))
     save_model(model, paths.train)
+    (paths.render / "trials.parquet").write_bytes(b"trials")
     facts = {
         "run_id": None,
         "experiment": "phalar",
         "git_commit": "c" * 40,
         "git_dirty": True,
         "params_sha256": "a" * 64,
-        "data_sha256": "b" * 64,
+        "data_sha256": runlog.data_digest(paths.render),
     }
     (paths.train / "run.json").write_text(json.dumps(facts))
     paths.evaluate.mkdir()
@@ -182,6 +183,22 @@ def test_damaged_weights_are_not_registered(made, settings, tmp_path, tiny_songs
     (other.train / "model.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="sha256"):
         register.run(settings, other)
+
+
+def test_weights_trained_on_other_pairs_are_not_registered(made, settings) -> None:
+    paths, _, _ = made
+    before = (paths.register / "lineage.json").read_bytes()
+    trials = paths.render / "trials.parquet"
+    trials.write_bytes(b"others")
+    try:
+        with pytest.raises(
+            ValueError,
+            match=r"trained on pairs with digest \w{12}, those in \S+render have \w{12}",
+        ):
+            register.run(settings, paths)
+    finally:
+        trials.write_bytes(b"trials")
+    assert (paths.register / "lineage.json").read_bytes() == before
 
 
 def test_no_registry_is_made_by_looking_for_a_model(tmp_path, monkeypatch) -> None:

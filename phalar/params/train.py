@@ -126,7 +126,7 @@ class Train(Strict):
     threads: Workers
     """Threads of each training process; `auto`: the cores shared evenly."""
     workers: Annotated[int, Field(ge=0)]
-    """Loader processes for each training process."""
+    """Threads of each training process that read batches ahead; 0: it reads between its steps."""
     precision: Literal["auto", "float32", "bfloat16", "float64"]
     """Of the network; `auto`: bfloat16 on GPUs that have it, else float32."""
     compile: Literal["auto"] | bool

@@ -225,7 +225,7 @@ class Batches:
     def _read(self, pairs: Ids, starts: Ids, samples: int) -> Batch:
         wave = torch.empty((len(pairs), 2, samples), dtype=torch.int16, pin_memory=self.pin)
         for pair, start, out in zip(pairs, starts, wave.numpy(), strict=True):
-            _read_pair(self.index, int(pair), int(start), out)
+            read_crop(self.index, int(pair), int(start), out)
         return Batch(torch.tensor(pairs), torch.tensor(self.index.song[pairs]), wave)
 
 
@@ -275,7 +275,10 @@ def _stream(index: PairIndex, pairs: Ids, crop: slice) -> Iterator[NDArray[np.in
         keys = set(index.key[pairs[index.shard[pairs] == shard]].tolist())
         found = 0
         try:
-            stream = webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False)
+            # Every process that asks gets all pairs: the plan alone shares them out.
+            stream = webdataset.WebDataset(
+                str(path), shardshuffle=False, nodesplitter=None, empty_check=False
+            )
             for members in stream:
                 if members["__key__"] in keys:
                     yield np.stack([_decode(members, side, crop) for side in SIDES])
@@ -299,8 +302,22 @@ def _decode_flac(file: bytes, crop: slice) -> NDArray[np.int16]:
     return np.asarray(sound[0] * 32768, dtype=np.int16)
 
 
-def _read_pair(index: PairIndex, pair: int, start: int, out: NDArray[np.int16]) -> None:
-    """Read a crop of both sides into `out` [shape=(2, N)], from their places in the shard."""
+def read_crop(index: PairIndex, pair: int, start: int, out: NDArray[np.int16]) -> None:
+    """Read N samples of both sides of a pair into memory that is there, by their place in a shard.
+
+    Parameters
+    ----------
+    index : PairIndex
+    pair, start : int
+        Which pair, and the first of its samples that is wanted.
+    out : int16 array [shape=(2, N)]
+        Filled with anchor and positive.
+
+    Raises
+    ------
+    ValueError
+        The shard is damaged.
+    """
     path = index.folder / str(index.shard[pair])
     crop = slice(start, start + out.shape[1])
     try:

@@ -12,11 +12,14 @@ from phalar.model import Phalar, fused
 from phalar.model.encoder import Encoder
 from phalar.params import Train
 from phalar.train.distributed import World
+from phalar.train.dropout import SharedDropout
 
 logger = logging.getLogger(__name__)
 
 
-def compile_backbone(model: Phalar, settings: Train, world: World, *, mixed: bool) -> str:
+def compile_backbone(
+    model: Phalar, dropout: SharedDropout, settings: Train, world: World, *, mixed: bool
+) -> str:
     """Make the backbone fast as `train.compile` says, try it, and name what came of it.
 
     `auto` is torch.compile on a GPU. On a CPU the encoder brings a kernel of its own, which is
@@ -36,7 +39,7 @@ def compile_backbone(model: Phalar, settings: Train, world: World, *, mixed: boo
         return "modules"
     encoder.compile()
     try:
-        _try(model, settings, world, mixed=mixed)
+        _try(model, dropout, settings, world, mixed=mixed)
     except Exception as error:  # noqa: BLE001 - compilers fail in many ways, none of which matters
         first = next(iter(str(error).splitlines()), type(error).__name__)
         logger.warning("torch.compile failed (%s); the backbone runs as plain modules", first)
@@ -45,13 +48,18 @@ def compile_backbone(model: Phalar, settings: Train, world: World, *, mixed: boo
     return "torch.compile"
 
 
-def _try(model: Phalar, settings: Train, world: World, *, mixed: bool) -> None:
+def _try(
+    model: Phalar, dropout: SharedDropout, settings: Train, world: World, *, mixed: bool
+) -> None:
     """Run forward and backward with the shape of a batch, so that a failure comes now."""
     clips = settings.recompute_clips or 2 * settings.batch_pairs // world.size
     samples = round(settings.crop_s[0] * SAMPLE_RATE_HZ)
     silence = torch.zeros(clips, samples, device=world.device)
     dtype = next(model.parameters()).dtype
     with torch.autocast(world.device.type, torch.bfloat16, enabled=mixed):
-        z: Tensor = model.encode(model.features(silence).to(dtype))
+        feature = model.features(silence).to(dtype)
+        dropout.draw(clips, feature)
+        dropout.hold(slice(clips))
+        z: Tensor = model.encode(feature)
     torch.autograd.backward(z.sum())
     model.zero_grad()

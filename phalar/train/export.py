@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from phalar.train.distributed import World
 from phalar.train.state import Row, State
 from phalar.train.validate import Validation
 
-UNRELATED = {"workers", "threads", "log_every_steps", "checkpoint_every_s"}
+UNRELATED = {"workers", "threads", "recompute_clips", "log_every_steps", "checkpoint_every_s"}
 """Parameters that do not change what comes out, so that a training goes on when they change."""
 
 CODE = Path(__file__).resolve().parents[2]
@@ -73,7 +72,7 @@ class Record:
         """Gather the facts about code, parameters and data."""
         inputs = {
             "train": params.train.model_dump(mode="json", by_alias=True, exclude=UNRELATED),
-            "data": _data_digest(paths.render),
+            "data": runlog.data_digest(paths.render),
         }
         project = params_path.resolve().parent
         return Record(params, paths, project, runlog.git_facts(CODE, params_path), inputs)
@@ -177,14 +176,3 @@ def _as_csv(rows: list[Row]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def _data_digest(folder: Path) -> str:
-    """Digest of the rendered data: both tables, of which one describes the sound of each pair."""
-    found = hashlib.sha256()
-    for name in ("pairs.parquet", "trials.parquet"):
-        path = folder / name
-        if not path.exists():
-            raise ValueError(f"{path}: no such file; run the render stage")
-        found.update(runlog.file_sha256(path).encode())
-    return found.hexdigest()

@@ -21,6 +21,7 @@ from phalar.train.batches import Batch, Batches, PairIndex
 from phalar.train.checkpoint import Checkpoints
 from phalar.train.compile import compile_backbone
 from phalar.train.distributed import World
+from phalar.train.dropout import SharedDropout
 from phalar.train.export import Record, export
 from phalar.train.loss import accuracy, contrastive_loss
 from phalar.train.meter import Meter
@@ -37,8 +38,8 @@ WEIGHTS, AUGMENTATION, DROPOUT = 0, 1, 2
 def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[], bool]) -> bool:
     """Train a model and export it; a training that was interrupted goes on where it was.
 
-    Every process of a training calls this. What is drawn depends on the seed, the step and, for
-    dropout, the process; nothing depends on when a training was interrupted.
+    Every process of a training calls this. What is drawn depends on the seed and the step alone:
+    not on the number of processes, nor on when a training was interrupted.
 
     Parameters
     ----------
@@ -78,7 +79,8 @@ def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[],
         batches = iter(Batches(index, settings, world.rank, world.size, state.step, pin))
         mixed = _is_mixed(settings, world)
         model = state.model.train()
-        backbone = compile_backbone(model, settings, world, mixed=mixed)
+        dropout = SharedDropout(model)
+        backbone = compile_backbone(model, dropout, settings, world, mixed=mixed)
         _announce(settings, world, backbone, mixed=mixed)
         meter = Meter(settings, world)
         saved_s = time.monotonic()
@@ -88,7 +90,9 @@ def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[],
                     batch = next(batches)
                 batch = batch.to(world.device)
                 with torch.autocast(world.device.type, torch.bfloat16, enabled=mixed):
-                    score_BB, song_B = _scores(model, batch, settings, world, step=state.step)
+                    score_BB, song_B = _scores(
+                        model, dropout, batch, settings, world, step=state.step
+                    )
                     loss = contrastive_loss(
                         score_BB,
                         song_B,
@@ -179,7 +183,13 @@ def _share_statistics(model: Phalar, settings: Train, world: World) -> Phalar:
 
 
 def _scores(
-    model: Phalar, batch: Batch, settings: Train, world: World, *, step: int
+    model: Phalar,
+    dropout: SharedDropout,
+    batch: Batch,
+    settings: Train,
+    world: World,
+    *,
+    step: int,
 ) -> tuple[Tensor, Tensor]:
     """Score all anchors of the global batch with all its positives: (B, B), and songs (B,)."""
     rows = slice(world.rank * len(batch.wave), (world.rank + 1) * len(batch.wave))
@@ -189,13 +199,25 @@ def _scores(
     wave_B2N = augment(batch.wave, settings.augment, chance=chance)
     feature = model.features(wave_B2N.flatten(0, 1))
     feature = feature.to(next(model.parameters()).dtype)
+    torch.manual_seed(_seed(settings.seed, DROPOUT, step, 0))
+    dropout.draw(2 * settings.batch_pairs, feature)
+    # For what draws by itself, COCOLA's backbone.
     torch.manual_seed(_seed(settings.seed, DROPOUT, step, world.rank))
+
+    def encode(first: int, part: Tensor) -> Tensor:
+        dropout.hold(slice(first, first + len(part)))
+        return model.encode(part)
+
+    first = world.rank * len(feature)
     if settings.recompute_clips is None:
-        z_CRD = model.encode(feature)
+        z_CRD = encode(first, feature)
     else:
         # Clips meet only in the loss, so each part's activations can be dropped and made anew.
-        parts = torch.split(feature, settings.recompute_clips)
-        z_CRD = torch.cat([checkpoint(model.encode, part, use_reentrant=False) for part in parts])
+        parts = []
+        for part in torch.split(feature, settings.recompute_clips):
+            parts.append(checkpoint(encode, first, part, use_reentrant=False))
+            first += len(part)
+        z_CRD = torch.cat(parts)
     z_B2RD = distributed.gather(z_CRD.reshape(-1, 2, *z_CRD.shape[1:]))
     anchor_BRD, positive_BRD = z_B2RD.unbind(1)
     score_BB = model.score_matrix(anchor_BRD, positive_BRD, commutative=False)

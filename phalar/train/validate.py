@@ -14,7 +14,7 @@ from phalar.audio import SAMPLE_RATE_HZ
 from phalar.evaluate.retrieval import Trials, read_trials, score_trials
 from phalar.model import Phalar
 from phalar.train import distributed
-from phalar.train.batches import PairIndex, _read_pair
+from phalar.train.batches import PairIndex, read_crop
 from phalar.train.distributed import World
 
 PROTOCOL = "paper"
@@ -89,7 +89,7 @@ class Validation:
         for here in np.split(pairs, range(PAIRS_A_BATCH, len(pairs), PAIRS_A_BATCH)):
             stored = np.empty((len(here), 2, self.samples), np.int16)
             for pair, out in zip(here, stored, strict=True):
-                _read_pair(self.index, int(pair), start, out)
+                read_crop(self.index, int(pair), start, out)
             wave_BN = torch.from_numpy(stored).to(world.device).flatten(0, 1).float() / 2**15
             with torch.no_grad():
                 z_BRD = model.encode(model.features(wave_BN).to(dtype))
