@@ -1,12 +1,15 @@
 """Two models compared on the same trials: paired, by song, and only where they were asked alike."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from scipy import stats
 
+from phalar import cli
 from phalar.evaluate import ranks
 from phalar.evaluate.bootstrap import Bootstrap
 from phalar.evaluate.compare import compare
@@ -23,7 +26,7 @@ def table(rank: np.ndarray, songs: int, asked: str = "a question") -> pa.Table:
         }
         for asks in ("anchor", "positive") for trial, value in enumerate(rank.tolist())
     ]  # fmt: skip
-    return pa.Table.from_pylist(rows, ranks.SCHEMA).replace_schema_metadata({ranks.QUESTION: asked})
+    return ranks.table(rows, asked)
 
 
 def test_a_better_model_is_found_better_and_the_other_way_round() -> None:
@@ -99,7 +102,7 @@ def test_median_rank_and_its_interval_equal_a_loop() -> None:
 
 def test_ranks_come_back_or_are_refused(tmp_path) -> None:
     made = table(np.zeros(5, int), 2)
-    ranks.write(tmp_path / ranks.RANKS, made.to_pylist(), "a question")
+    ranks.write(tmp_path / ranks.RANKS, made)
     back = ranks.read(tmp_path)
     assert back.equals(made)
     assert dataclasses.asdict(compare(back, made, **DRAW)[0])["difference"] == 0
@@ -108,3 +111,19 @@ def test_ranks_come_back_or_are_refused(tmp_path) -> None:
     (tmp_path / "trials.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="missing or damaged"):
         ranks.read(tmp_path / "trials.parquet")
+
+
+def test_the_command_compares_two_folders(tmp_path, capsys) -> None:
+    for name, rank in (("new", 0), ("old", 3)):
+        (tmp_path / name).mkdir()
+        ranks.write(tmp_path / name / ranks.RANKS, table(np.full(20, rank), 4))
+    params = ["--params", str(Path(__file__).parents[1] / "params.yaml")]
+    arguments = ["compare", str(tmp_path / "new"), str(tmp_path / "old"), *params]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, "--json"])
+    assert ended.value.code == 0
+    (found,) = json.loads(capsys.readouterr().out)["trials"]
+    assert (found["a"], found["b"], found["difference"], found["songs"]) == (1, 0, 1, 4)
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert "100.0 to 100.0" in capsys.readouterr().out

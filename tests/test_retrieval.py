@@ -76,13 +76,37 @@ def test_trials_come_back_by_source_protocol_and_k(tmp_path) -> None:
 
 def test_expected_accuracy_equals_all_draws() -> None:
     scores = np.random.default_rng(1).normal(size=(7, 7))
-    for k, expected in enumerate(retrieval.expected_top1(scores, 7), start=1):
+    ranked = retrieval.rank_among_all(scores, list("abbcccd"), same_song=True)
+    for k, expected in enumerate(retrieval.expected_top1(*ranked, 7), start=1):
         draws = [
             all(scores[anchor, anchor] > scores[anchor, other] for other in drawn)
             for anchor in range(7)
             for drawn in combinations([pair for pair in range(7) if pair != anchor], k - 1)
         ]
         assert expected == pytest.approx(np.mean(draws), abs=1e-12)
+
+
+def test_expected_accuracy_without_the_own_song_equals_all_draws() -> None:
+    songs = list("abbcccd")
+    scores = np.random.default_rng(4).normal(size=(7, 7))
+    ranked = retrieval.rank_among_all(scores, songs, same_song=False)
+    for k, expected in enumerate(retrieval.expected_top1(*ranked, 5), start=1):
+        anchors = []
+        for anchor in range(7):
+            others = [pair for pair in range(7) if songs[pair] != songs[anchor]]
+            draws = combinations(others, k - 1)
+            beats = scores[anchor, anchor] > scores[anchor]
+            anchors.append(np.mean([all(beats[pair] for pair in drawn) for drawn in draws]))
+        assert expected == pytest.approx(np.mean(anchors), abs=1e-12)
+
+
+def test_ranks_among_all_equal_sorting() -> None:
+    scores = np.random.default_rng(5).normal(size=(30, 30))
+    ranks, others = retrieval.rank_among_all(scores, ["song"] * 30, same_song=True)
+    places = [np.argsort(-row).tolist().index(pair) for pair, row in enumerate(scores)]
+    assert (ranks.tolist(), set(others.tolist())) == (places, {29})
+    silent, _ = retrieval.rank_among_all(np.full((30, 30), np.nan), ["a"] * 30, same_song=True)
+    assert set(silent.tolist()) == {29}
 
 
 def test_expected_accuracy_among_songs_equals_all_draws() -> None:
@@ -108,7 +132,8 @@ def test_expected_accuracy_is_what_sampled_trials_approach() -> None:
     rng = np.random.default_rng(3)
     scores = rng.normal(size=(60, 60)) + 2 * np.eye(60)
     hits = [retrieval.score_trials(scores, draw_trials(60, 8, rng)) == 0 for _ in range(300)]
-    assert retrieval.expected_top1(scores, 8)[7] == pytest.approx(np.mean(hits), abs=0.01)
+    ranked = retrieval.rank_among_all(scores, ["song"] * 60, same_song=True)
+    assert retrieval.expected_top1(*ranked, 8)[7] == pytest.approx(np.mean(hits), abs=0.01)
 
 
 def test_interval_covers_the_truth_where_songs_differ() -> None:

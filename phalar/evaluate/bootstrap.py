@@ -16,6 +16,9 @@ Integers = NDArray[np.int64]
 
 CONFIDENCE = 0.95
 
+TINY = 1e-12
+"""Product of two variances that is taken for none."""
+
 
 class Bootstrap:
     """Resamples of the songs of some trials, drawn once for all figures about them.
@@ -59,6 +62,16 @@ class Bootstrap:
         below = np.cumsum(self._drawn @ counts, axis=1)
         medians = 1 + np.argmax(2 * below >= self._trials[:, None], axis=1)
         return self._ends(medians, (1, candidates))
+
+    def correlation(self, x: Floats, y: Floats) -> Interval:
+        """95 % interval of Pearson's coefficient of two values a trial, (T,) each."""
+        mean_x, mean_y = self._means(x), self._means(y)
+        covariance = self._means(x * y) - mean_x * mean_y
+        variances = (self._means(x * x) - mean_x**2) * (self._means(y * y) - mean_y**2)
+        # A resample in which one of them is the same everywhere says nothing of how they go along.
+        known = variances > TINY
+        coefficients = covariance[known] / np.sqrt(variances[known])
+        return self._ends(coefficients, (-1.0, 1.0)) if known.any() else (-1.0, 1.0)
 
     def p_value(self, differences: Floats) -> float:
         """Two-sided p of a mean difference of zero: below 0.05 just where the interval leaves it.

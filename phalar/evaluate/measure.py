@@ -18,7 +18,7 @@ from phalar.params import Evaluate
 MODEL = "model"
 
 MOST_CANDIDATES = 128
-"""K to which the curves go, where there are so many pairs or songs."""
+"""Up to here the curves have every K, where there are so many pairs or songs."""
 
 DIGITS = 6
 """Figures are kept to a millionth: more says nothing, and is hard to read."""
@@ -99,7 +99,7 @@ def measure(
                 str(t.candidates): summary(retrieval.score_trials(scores, t), drawn)
                 for t, drawn in zip(local, bootstraps, strict=True)
             }
-            for k, top1 in enumerate(_expected(scores, songs, protocol), start=1):
+            for k, top1 in _expected(scores, songs, protocol):
                 found.curve.append(_point(name, source, protocol, k, top1))
         found.baselines["chance"].setdefault(source, {})[protocol] = {
             str(t.candidates): baselines.chance(t.candidates, len(t.anchors)) for t in local
@@ -139,14 +139,20 @@ def rank_rows(
             }
 
 
-def _expected(scores: Floats, songs: list[str], protocol: str) -> Floats:
-    """Accuracy over all draws at K = 1, 2, ..., for protocols of which it is known; else none."""
+def _expected(scores: Floats, songs: list[str], protocol: str) -> Iterator[tuple[int, float]]:
+    """Give K and the accuracy over all draws, for protocols of which it is known."""
     if protocol == "paper":
-        return retrieval.expected_top1(scores, min(MOST_CANDIDATES, len(songs)))
-    if protocol == "songs":
+        ranked = retrieval.rank_among_all(scores, songs, same_song=True)
+        expected = retrieval.expected_top1(*ranked, len(songs))
+    elif protocol == "songs":
         most = min(MOST_CANDIDATES, len(set(songs)))
-        return retrieval.expected_top1_songs(scores, songs, most)
-    return np.empty(0)
+        expected = retrieval.expected_top1_songs(scores, songs, most)
+    else:
+        return
+    for k, top1 in enumerate(expected.tolist(), start=1):
+        # Beyond what a curve can show, doublings say as much.
+        if k <= MOST_CANDIDATES or k.bit_count() == 1 or k == len(songs):
+            yield k, top1
 
 
 def _point(scorer: str, source: str, protocol: str, k: int, top1: float) -> dict[str, Any]:

@@ -29,7 +29,7 @@ STAND_IN = {role: f"#0{number}0{number}0{number}" for number, role in enumerate(
 SIZE_INCHES = (4.4, 3.0)
 DASHES = {MODEL: "-", "spectrum": "-", "loudness": "-", "chance": (0, (2, 2))}
 LINES = ("-", "--", ":", "-.")
-TICKS = (1, 2, 4, 8, 16, 32, 64, 128)
+TICKS = tuple(2**power for power in range(0, 21))
 
 
 def accuracy_over_candidates(measured: Measured) -> dict[str, str]:

@@ -46,17 +46,20 @@ def question(folder: Path, split: str, clip_s: float) -> str:
     """
     digest = hashlib.sha256(repr(clip_s).encode())
     for name in ("trials.parquet", "pairs.parquet"):
-        table = pq.read_table(folder / name, filters=[("split", "=", split)])
-        for row in table.to_pylist():
+        for row in pq.read_table(folder / name, filters=[("split", "=", split)]).to_pylist():
             digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def write(path: Path, rows: list[dict[str, Any]], asked: str) -> None:
+def table(rows: list[dict[str, Any]], asked: str) -> pa.Table:
+    """Put rows of `SCHEMA` together with what was asked, as `question` gives it."""
+    return pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata({QUESTION: asked})
+
+
+def write(path: Path, made: pa.Table) -> None:
     """Write aside and put into place."""
-    table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata({QUESTION: asked})
     aside = path.with_name(path.name + ".part")
-    pq.write_table(table, aside, compression="zstd")
+    pq.write_table(made, aside, compression="zstd")
     aside.replace(path)
 
 
@@ -75,9 +78,9 @@ def read(path: Path) -> pa.Table:
     """
     file = path / RANKS if path.is_dir() else path
     try:
-        table = pq.read_table(file)
+        found = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file}: missing or damaged ({error}); evaluate again") from error
-    if table.schema.remove_metadata() != SCHEMA or QUESTION not in (table.schema.metadata or {}):
+    if found.schema.remove_metadata() != SCHEMA or QUESTION not in (found.schema.metadata or {}):
         raise ValueError(f"{file}: not the ranks of an evaluation; evaluate again")
-    return table
+    return found

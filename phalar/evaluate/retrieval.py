@@ -107,7 +107,38 @@ def score_trials(scores: Floats, trials: Trials) -> Integers:
     return ranks
 
 
-def expected_top1(scores: Floats, most: int) -> Floats:
+def rank_among_all(
+    scores: Floats, songs: Sequence[str], *, same_song: bool
+) -> tuple[Integers, Integers]:
+    """Rank each true positive among the positives of all pairs.
+
+    Parameters
+    ----------
+    scores : float array [shape=(N, N)]
+        Score of each anchor (row) with each positive (column).
+    songs : sequence of str [length=N]
+        The song of each pair.
+    same_song : bool
+        Whether other moments of the anchor's own song are among the candidates.
+
+    Returns
+    -------
+    ranks, others : int64 arrays [shape=(N,)]
+        How many others the true one does not beat, and of how many.
+    """
+    unbeaten = ~(np.diagonal(scores)[:, None] > scores)
+    np.fill_diagonal(unbeaten, False)
+    place, sizes = np.unique(songs, return_inverse=True, return_counts=True)[1:]
+    others = np.full(len(scores), len(scores) - 1)
+    if not same_song:
+        for song in range(len(sizes)):
+            own = np.flatnonzero(place == song)
+            unbeaten[np.ix_(own, own)] = False
+        others = len(scores) - sizes[place]
+    return np.sum(unbeaten, axis=1), others
+
+
+def expected_top1(ranks: Integers, others: Integers, most: int) -> Floats:
     """Top-1 accuracy expected over all draws of K - 1 other pairs, exactly, for K = 1..`most`.
 
     The mean over anchors of C(N - 1 - r, K - 1) / C(N - 1, K - 1), where r of the N - 1 others are
@@ -115,22 +146,24 @@ def expected_top1(scores: Floats, most: int) -> Floats:
 
     Parameters
     ----------
-    scores : float array [shape=(N, N)]
-        Score of each anchor (row) with each positive (column).
+    ranks, others : int64 arrays [shape=(N,)]
+        As `rank_among_all` gives them.
     most : int
-        The largest K, at most N.
+        The largest K, at most one more than the fewest others.
 
     Returns
     -------
     float array [shape=(most,)]
         Accuracy at K = 1, 2, ..., `most`.
     """
-    others = len(scores) - 1
-    beaten = np.sum(np.diagonal(scores)[:, None] > scores, axis=1)
-    drawn = np.arange(most - 1)
-    # One more distractor: beaten too with the chance that is left once `drawn` of both are gone.
-    chances = np.maximum(beaten[:, None] - drawn, 0) / (others - drawn)
-    return np.append(1.0, np.cumprod(chances, axis=1).mean(axis=0))
+    found = np.ones(most)
+    chances = np.ones(len(ranks))
+    beaten = others - ranks
+    for drawn in range(most - 1):
+        # One more distractor: beaten too with the chance left once `drawn` of both are gone.
+        chances = chances * np.maximum(beaten - drawn, 0) / (others - drawn)
+        found[drawn + 1] = chances.mean()
+    return found
 
 
 def expected_top1_songs(scores: Floats, songs: Sequence[str], most: int) -> Floats:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from phalar.evaluate import hearing, plots, ranks, report
 from phalar.evaluate.measure import Measured, measure
 from phalar.evaluate.retrieval import read_trials
-from phalar.model import load_model
+from phalar.model import Phalar, load_model
 from phalar.params import Params, Paths
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,35 @@ METRICS, CURVE, PLOT, REPORT = "metrics.json", "curve.csv", "curve.svg", "report
 
 def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
     """Evaluate what training exported; see `phalar.evaluate.run`."""
-    model = load_model(paths.train).to("cuda" if torch.cuda.is_available() else "cpu")
+    measured = _measure(load_model(paths.train), params, paths)
+    metrics = {"retrieval": measured.retrieval, "baselines": measured.baselines}
+    paths.evaluate.mkdir(parents=True, exist_ok=True)
+    _write(paths.evaluate / CURVE, _csv(measured.curve))
+    _write(paths.evaluate / PLOT, plots.on_white(plots.overview(measured)))
+    _write(paths.evaluate / REPORT, report.page(params, paths, measured, split=SPLIT))
+    ranks.write(paths.evaluate / ranks.RANKS, _ranks(measured, params, paths))
+    # Last: where it is, the rest is.
+    _write(paths.evaluate / METRICS, json.dumps(metrics, indent=1) + "\n")
+    for line in _lines(measured):
+        logger.info("%s", line)
+    return metrics
+
+
+def answer(model: Phalar, params: Params, paths: Paths) -> pa.Table:
+    """Let any model answer the trials, so that it can be compared: its ranks.
+
+    Parameters
+    ----------
+    model : Phalar
+        In evaluation mode.
+    params, paths : Params, Paths
+        How much of each pair is heard, and where the pairs and trials lie.
+    """
+    return _ranks(_measure(model, params, paths), params, paths)
+
+
+def _measure(model: Phalar, params: Params, paths: Paths) -> Measured:
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     trials = read_trials(paths.render / "trials.parquet", SPLIT)
     heard = hearing.hear(
         model,
@@ -37,25 +66,13 @@ def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
         wanted=np.concatenate([np.append(t.choices, t.anchors) for t in trials]),
         clip_s=params.evaluate.clip_s,
     )
-    measured = measure(
-        heard,
-        trials,
-        read_songs(paths.render),
-        params.evaluate,
-        score=partial(hearing.score, model),
-    )
-    metrics = {"retrieval": measured.retrieval, "baselines": measured.baselines}
-    paths.evaluate.mkdir(parents=True, exist_ok=True)
-    _write(paths.evaluate / CURVE, _csv(measured.curve))
-    _write(paths.evaluate / PLOT, plots.on_white(plots.overview(measured)))
-    _write(paths.evaluate / REPORT, report.page(params, paths, measured, split=SPLIT))
+    songs = read_songs(paths.render)
+    return measure(heard, trials, songs, params.evaluate, score=partial(hearing.score, model))
+
+
+def _ranks(measured: Measured, params: Params, paths: Paths) -> pa.Table:
     asked = ranks.question(paths.render, SPLIT, params.evaluate.clip_s)
-    ranks.write(paths.evaluate / ranks.RANKS, measured.ranks, asked)
-    # Last: where it is, the rest is.
-    _write(paths.evaluate / METRICS, json.dumps(metrics, indent=1) + "\n")
-    for line in _lines(measured):
-        logger.info("%s", line)
-    return metrics
+    return ranks.table(measured.ranks, asked)
 
 
 def read_songs(folder: Path) -> dict[int, str]:
