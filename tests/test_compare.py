@@ -126,4 +126,4 @@ def test_the_command_compares_two_folders(tmp_path, capsys) -> None:
     assert (found["a"], found["b"], found["difference"], found["songs"]) == (1, 0, 1, 4)
     with pytest.raises(SystemExit):
         cli.main(arguments)
-    assert "100.0 to 100.0" in capsys.readouterr().out
+    assert "100.0..100.0" in capsys.readouterr().out
