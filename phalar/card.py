@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from phalar.lineage import Record
+from phalar.lineage.record import Record
 from phalar.tracks import SPLITS
 
 
@@ -31,7 +31,7 @@ def card(record: Record, metrics: Record, facts: Record) -> str:
         "## Use",
         "```python\n"
         "import phalar\n\n"
-        f'model = phalar.load_model("{model["name"]}@{model["alias"]}")\n'
+        f'model = phalar.load_model("{model["name"]}/{model["version"]}")\n'
         'phalar.score(model, "bass.wav", "drums.wav")  # higher is better\n'
         "```",
         "## Model",

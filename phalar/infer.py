@@ -24,7 +24,7 @@ LONGEST_S = 10.0
 """Models are trained on clips of up to this length; of longer sound, so much is heard."""
 
 REGISTERED = re.compile(r"(models:/)?[\w-]+(@[\w-]+|/\d+|/latest)?")
-"""`phalar`, `phalar@candidate`, `phalar/3`, with MLflow's `models:/` before it or not."""
+"""`phalar`, `phalar@champion`, `phalar/3`, with MLflow's `models:/` before it or not."""
 
 
 def load_model(name: str | PathLike[str]) -> Phalar:
@@ -34,7 +34,7 @@ def load_model(name: str | PathLike[str]) -> Phalar:
     ----------
     name : str or path
         A folder with `model.safetensors` and `model.json` or the former itself; else a name in the
-        MLflow registry: `phalar@candidate` (an alias), `phalar/3` (a version), `phalar` (the
+        MLflow registry: `phalar@champion` (an alias), `phalar/3` (a version), `phalar` (the
         newest). MLFLOW_TRACKING_URI says where the registry is, by default `mlflow.db` here.
 
     Raises
@@ -55,12 +55,12 @@ def load_model(name: str | PathLike[str]) -> Phalar:
     if isinstance(name, PathLike) or not REGISTERED.fullmatch(text):
         raise FileNotFoundError(
             f"{text}: no such model; give a folder with model.safetensors and model.json, or a "
-            "registered name such as phalar@candidate"
+            "registered name such as phalar@champion"
         )
     # MLflow takes seconds to import, and a model on disk does not need it.
-    from phalar import register
+    from phalar import registry
 
-    return weights.load_model(register.fetch(text))
+    return weights.load_model(registry.fetch(text))
 
 
 def embed(

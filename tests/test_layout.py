@@ -29,6 +29,10 @@ UNTRACKED_PARAMS = {
     "train.recompute_clips",
     "train.threads",
     "train.workers",
+    # The gate is no stage: it compares what is registered.
+    "register.promote.protocol",
+    "register.promote.gain",
+    "register.promote.loss",
 }
 
 

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from phalar import lineage
+from phalar.lineage import collect as collecting
+from phalar.lineage import draw
+from phalar.lineage import record as records
 from phalar.params import Paths
 from phalar.tracks import SPLITS, read_index
 
@@ -55,8 +57,8 @@ def write_receipt(paths: Paths, receipt: dict) -> None:
     (paths.download(SOURCE) / "receipt.json").write_text(json.dumps(receipt))
 
 
-def collect(paths: Paths) -> lineage.Record:
-    return lineage.collect(SimpleNamespace(sources=[SOURCE]), paths)
+def collect(paths: Paths) -> records.Record:
+    return collecting.collect(SimpleNamespace(sources=[SOURCE]), paths)
 
 
 def test_every_link_is_there_and_counts_agree(project) -> None:
@@ -135,7 +137,7 @@ stages:
     outs: [{{path: data/register, md5: cc.dir, size: 1, nfiles: 1}}]
 """
     (root / "dvc.lock").write_text(lock)
-    outs = {out["stage"]: out for out in lineage.dvc_outs(root)["outs"]}
+    outs = {out["stage"]: out for out in collecting.dvc_outs(root)["outs"]}
     assert set(outs) == {"render", "prepare@bands"}
     assert (outs["render"]["md5"], outs["render"]["agrees"]) == ("aa.dir", True)
     assert not outs["prepare@bands"]["agrees"]
@@ -143,18 +145,19 @@ stages:
 
 def test_tree_names_every_link(project, tmp_path) -> None:
     record = collect(project) | {
-        "format": lineage.FORMAT,
-        "model": {"name": "phalar", "version": "3", "alias": "candidate", "sha256": "ab" * 32},
+        "format": records.FORMAT,
+        "model": {"name": "phalar", "version": "3", "sha256": "ab" * 32},
         "run": {"id": "run1", "experiment": "phalar"},
         "git": {"commit": "c" * 40, "dirty": True},
+        "params": {"train": {"steps": 4, "seed": 1}},
     }
-    path = tmp_path / lineage.FILE
+    path = tmp_path / records.FILE
     path.write_text(json.dumps(record))
     console = Console(width=200, file=io.StringIO())
-    console.print(lineage.tree(lineage.read(str(path))))
+    console.print(draw.tree(records.read(str(path))))
     text = console.file.getvalue()
     for words in (
-        "model phalar version 3 (candidate)",
+        "model phalar version 3, sha256 abab",
         "MLflow run run1",
         "git commit cccccccccccc, with changes",
         "train: 6 pairs in 1 shards",
@@ -166,9 +169,9 @@ def test_tree_names_every_link(project, tmp_path) -> None:
 
 
 def test_what_is_no_lineage_is_refused(tmp_path) -> None:
-    path = tmp_path / lineage.FILE
+    path = tmp_path / records.FILE
     with pytest.raises(ValueError, match="no such file; run the register stage"):
-        lineage.read(str(path))
+        records.read(str(path))
     for text, why in (
         ("[]", "not a lineage record"),
         ("{", "not a lineage"),
@@ -176,4 +179,4 @@ def test_what_is_no_lineage_is_refused(tmp_path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match=why):
-            lineage.read(str(path))
+            records.read(str(path))

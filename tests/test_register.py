@@ -12,7 +12,8 @@ import yaml
 from test_lineage import SOURCE, make_project
 
 import phalar
-from phalar import lineage, params, register, runlog
+from phalar import params, register, runlog
+from phalar.lineage import record
 from phalar.model import ModelConfig, build_model, save_model
 
 ROOT = Path(__file__).parents[1]
@@ -91,9 +92,9 @@ def test_same_model_gets_no_second_version(made) -> None:
 def test_registered_model_embeds_as_the_one_on_disk(made) -> None:
     import mlflow
 
-    paths, first, _ = made
+    paths, _, _ = made
     clips = np.random.default_rng(1).normal(0, 0.1, (2, 3 * RATE_HZ)).astype(np.float32)
-    served = mlflow.pyfunc.load_model(f"models:/phalar@{first.alias}").predict(clips)
+    served = mlflow.pyfunc.load_model("models:/phalar@challenger").predict(clips)
     model = phalar.load_model(paths.train)
     z = model.embed(clips, RATE_HZ)
     np.testing.assert_array_equal(served["embedding"], torch.stack([z.real, z.imag], 1).numpy())
@@ -101,7 +102,7 @@ def test_registered_model_embeds_as_the_one_on_disk(made) -> None:
     assert served["score"][0, 1] == pytest.approx(served["score"][1, 0], abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["phalar", "phalar@candidate", "phalar/1", "models:/phalar/1"])
+@pytest.mark.parametrize("name", ["phalar", "phalar@challenger", "phalar/1", "models:/phalar/1"])
 def test_model_loads_by_its_registered_name(made, name) -> None:
     paths, _, _ = made
     weights = [phalar.load_model(each).state_dict() for each in (name, paths.train)]
@@ -118,7 +119,7 @@ def test_version_can_be_searched_by_its_origin(made) -> None:
 
     paths, first, _ = made
     client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    version = client.get_model_version_by_alias("phalar", "candidate")
+    version = client.get_model_version_by_alias("phalar", "challenger")
     facts = json.loads((paths.train / "model.json").read_text())
     expected = {
         "model.sha256": facts["sha256"],
@@ -144,11 +145,15 @@ def test_signature_leaves_the_length_of_sound_open(made) -> None:
 
 def test_lineage_starts_at_the_version(made) -> None:
     paths, first, _ = made
-    record = lineage.read(str(paths.register / "lineage.json"))
-    assert (record["model"]["name"], record["model"]["version"]) == ("phalar", "1")
-    assert record["run"] == {"id": first.run_id, "experiment": "phalar"}
-    assert record["git"] == {"commit": "c" * 40, "dirty": True}
-    assert lineage.read("phalar@candidate") == record == lineage.read("phalar")
+    found = record.read(str(paths.register / "lineage.json"))
+    assert (found["model"]["name"], found["model"]["version"]) == ("phalar", "1")
+    assert found["run"] == {
+        "id": first.run_id,
+        "experiment": "phalar",
+        "data_sha256": runlog.data_digest(paths.render),
+    }
+    assert found["git"] == {"commit": "c" * 40, "dirty": True}
+    assert record.read("phalar@challenger") == found == record.read("phalar")
 
 
 def test_card_holds_the_records(made) -> None:
@@ -205,5 +210,5 @@ def test_no_registry_is_made_by_looking_for_a_model(tmp_path, monkeypatch) -> No
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(FileNotFoundError, match=r"no registry mlflow\.db here"):
-        phalar.load_model("phalar@candidate")
+        phalar.load_model("phalar@challenger")
     assert not list(tmp_path.iterdir())

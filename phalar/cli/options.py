@@ -23,7 +23,7 @@ Model = Annotated[
     str,
     typer.Option(
         envvar="PHALAR_MODEL",
-        help="A model's folder, or its name in the registry such as phalar@candidate.",
+        help="A model's folder, or its name in the registry such as phalar@champion.",
     ),
 ]
 Start = Annotated[float, typer.Option("--from", min=0, help="Start of the moment heard, seconds.")]

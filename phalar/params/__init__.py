@@ -19,7 +19,7 @@ from phalar.params.data import (
     Splits,
 )
 from phalar.params.paths import Paths
-from phalar.params.results import Evaluate, Register, Tracking
+from phalar.params.results import Evaluate, Promote, Register, Tracking
 from phalar.params.train import (
     Augment,
     Noise,
@@ -43,6 +43,7 @@ __all__ = [
     "Paths",
     "Prepare",
     "PrepareScores",
+    "Promote",
     "Register",
     "Render",
     "Splits",

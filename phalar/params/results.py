@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,15 +19,24 @@ class Evaluate(Strict):
     """Resamples of the songs behind each 95 % interval."""
 
 
+class Promote(Strict):
+    """When a challenger becomes champion; both are compared at the largest K of each source."""
+
+    protocol: Literal["paper", "songs", "song"]
+    gain: Annotated[float, Field(ge=0, le=1)]
+    """On one source at least, the 95 % interval of the difference must begin above this."""
+    loss: Annotated[float, Field(ge=0, le=1)]
+    """And on none may the accuracy fall by more than this."""
+
+
 class Register(Strict):
     """The register stage."""
 
     name: str
     """Registered model in MLflow."""
-    alias: str
-    """Alias that moves to each new version."""
     gate_times_chance: Annotated[float, Field(ge=0)]
     """A model is refused unless the lower end of its 95 % interval reaches so many times chance."""
+    promote: Promote
 
 
 class Tracking(Strict):

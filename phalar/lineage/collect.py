@@ -1,29 +1,42 @@
-"""From a model to every source file: what it was trained on, by which code, under which licence."""
+"""Collect the chain behind a model from what the stages left: lineage.json and tracks.parquet."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from rich.tree import Tree
 
+from phalar.lineage.record import Record
 from phalar.params import Params, Paths
 from phalar.runlog import file_sha256
 from phalar.tracks import SPLITS
 
-FORMAT = 1
-FILE = "lineage.json"
-SHOWN = 3
-"""Tracks of each source that a tree names; JSON names all."""
+TRACKS_A_ROW_GROUP = 512
+"""Whoever looks for a track's shards reads those of so many."""
 
-Record = dict[str, Any]
+SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("track", pa.string()),
+        ("song", pa.string()),
+        ("artist", pa.string()),
+        ("title", pa.string()),
+        ("licence", pa.string()),
+        ("split", pa.string()),
+        ("pairs", pa.int64()),
+        ("files", pa.list_(pa.string())),
+        ("shards", pa.list_(pa.struct([("shard", pa.string()), ("pairs", pa.int64())]))),
+    ]
+)
+"""tracks.parquet: one row a track, with the SHA-256 of its files and the shards of its pairs."""
 
 
 def collect(params: Params, paths: Paths) -> Record:
@@ -32,8 +45,9 @@ def collect(params: Params, paths: Paths) -> Record:
     Returns
     -------
     dict
-        `dvc`, `pairs`, `shards`, `tracks`, `files`, `sources`: the chain below the training run,
-        as it stands in lineage.json. Pairs are counted, not listed: `pairs.parquet` has them.
+        `dvc`, `pairs`, `shards`, `tracks`, `prepared`, `files`, `sources`: the chain below the
+        training run, as it stands in lineage.json. Pairs are counted, not listed: `pairs.parquet`
+        has them.
 
     Raises
     ------
@@ -43,6 +57,7 @@ def collect(params: Params, paths: Paths) -> Record:
     pairs = _pairs(paths)
     shards = _shards(paths, pairs)
     tracks = _tracks(paths, pairs)
+    tables = [path for source in params.sources for path in _tables(paths.prepare(source))]
     files, sources = _files(paths, params.sources, tracks)
     manifest = paths.render / "pairs.parquet"
     counts = Counter(pairs["split"].to_pylist())
@@ -55,9 +70,43 @@ def collect(params: Params, paths: Paths) -> Record:
         },
         "shards": shards,
         "tracks": tracks,
+        "prepared": [
+            {"file": _relative(path, paths), "bytes": path.stat().st_size, "sha256": total}
+            for path, total in zip(tables, _sums(tables), strict=True)
+        ],
         "files": files,
         "sources": sources,
     }
+
+
+def manifest(record: Record, paths: Paths) -> pa.Table:
+    """List which shards hold each track: what `phalar lineage --track` looks into, years later.
+
+    A table of `SCHEMA` by source and track, so that a search reads names of tracks, not of pairs.
+    """
+    keys = ["source", "track", "shard"]
+    pairs = _table(paths.render / "pairs.parquet", keys, "render")
+    counted = pairs.group_by(keys).aggregate([([], "count_all")])
+    counted = counted.sort_by([(key, "ascending") for key in keys]).combine_chunks()
+    names = [counted[key].combine_chunks().dictionary_encode() for key in ("source", "track")]
+    codes = np.stack([each.indices.to_numpy() for each in names])
+    starts = np.flatnonzero((np.diff(codes, prepend=-1) != 0).any(axis=0))
+    ends = np.append(starts, counted.num_rows).astype(np.int32)
+    places = pa.StructArray.from_arrays(
+        [counted["shard"].combine_chunks(), counted["count_all"].combine_chunks()],
+        fields=list(SCHEMA.field("shards").type.value_type),
+    )
+    tracks = sorted(record["tracks"], key=lambda track: (track["source"], track["track"]))
+    plain = pa.schema([field for field in SCHEMA if field.name != "shards"])
+    table = pa.Table.from_pylist(tracks, schema=plain)
+    return table.append_column(SCHEMA.field("shards"), pa.ListArray.from_arrays(ends, places))
+
+
+def write_manifest(path: Path, table: pa.Table) -> None:
+    """Write tracks.parquet aside, then into place."""
+    aside = path.with_name(path.name + ".part")
+    pq.write_table(table, aside, compression="zstd", row_group_size=TRACKS_A_ROW_GROUP)
+    aside.replace(path)
 
 
 def _relative(path: Path, paths: Paths) -> str:
@@ -87,9 +136,6 @@ def _shards(paths: Paths, pairs: Any) -> list[Record]:
     for path in found:
         if not path.is_file():
             raise ValueError(f"{path} is in pairs.parquet but not on disk; run the render stage")
-    # Hashing leaves Python's lock alone.
-    with ThreadPoolExecutor() as pool:
-        sums = list(pool.map(file_sha256, found))
     return [
         {
             "file": _relative(path, paths),
@@ -98,8 +144,14 @@ def _shards(paths: Paths, pairs: Any) -> list[Record]:
             "bytes": path.stat().st_size,
             "sha256": total,
         }
-        for row, path, total in zip(rows, found, sums, strict=True)
+        for row, path, total in zip(rows, found, _sums(found), strict=True)
     ]
+
+
+def _sums(paths: Sequence[Path]) -> list[str]:
+    # Hashing leaves Python's lock alone.
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(file_sha256, paths))
 
 
 def _tracks(paths: Paths, pairs: Any) -> list[Record]:
@@ -122,19 +174,24 @@ def _tracks(paths: Paths, pairs: Any) -> list[Record]:
                     "prepare's parquet; render again"
                 )
         files = [[file["path"], file["sha256"]] for file in known["source_files"]]
-        tracks.append({key: row[key] for key in keys} | {"pairs": row["count_all"], "files": files})
+        about = {key: row[key] for key in keys} | {key: known[key] for key in ("artist", "title")}
+        tracks.append(about | {"pairs": row["count_all"], "files": files})
     return tracks
 
 
 def _prepared(folder: Path) -> dict[str, Record]:
     """Give the annotations of each prepared track, by name."""
-    columns = ["track", "song", "split", "licence", "source_files"]
+    columns = ["track", "song", "artist", "title", "split", "licence", "source_files"]
     found: dict[str, Record] = {}
-    for path in sorted(folder.glob("*.parquet")):
+    for path in _tables(folder):
         found |= {row["track"]: row for row in _table(path, columns, "prepare").to_pylist()}
     if not found:
         raise ValueError(f"{folder}: no parquet; run the prepare stage")
     return found
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.parquet"))
 
 
 def _files(
@@ -192,70 +249,3 @@ def _size(path: Path) -> tuple[int, int]:
     """Bytes and number of files below a path."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files), len(files)
-
-
-def read(name: str) -> Record:
-    """Read the lineage of a model: a lineage.json, or the name of a registered model.
-
-    Raises
-    ------
-    ValueError
-        There is none, or it is not of this format.
-    """
-    path = Path(name)
-    if path.suffix == ".json":
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; run the register stage (`make repro`)")
-        text = path.read_text()
-    else:
-        # MLflow takes seconds to import, and a file does not need it.
-        from phalar import register
-
-        text = register.fetch_lineage(name)
-    try:
-        record = json.loads(text)
-        found = record.get("format")
-    except (json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{name}: is not a lineage record ({error}); register again") from None
-    if found != FORMAT:
-        raise ValueError(f"{name}: format {found!r}, this version reads {FORMAT}; register again")
-    return dict(record)
-
-
-def tree(record: Record) -> Tree:
-    """Draw the chain from the model down to the source files, for a terminal."""
-    model, run, git, dvc = (record[key] for key in ("model", "run", "git", "dvc"))
-    root = Tree(
-        f"model {model['name']} version {model['version']} ({model['alias']}), "
-        f"sha256 {model['sha256'][:12]}"
-    )
-    below = root.add(f"MLflow run {run['id']} (experiment {run['experiment']})")
-    state = "with changes" if git["dirty"] else "clean"
-    below = below.add(f"git commit {git['commit'][:12]}, {state}" if git["commit"] else "no git")
-    below = below.add(f"dvc.lock sha256 {(dvc['lock_sha256'] or 'none')[:12]}")
-    for out in dvc["outs"]:
-        note = "" if out["agrees"] else " (not what is on disk)"
-        below.add(f"{out['stage']}: {out['path']} md5 {out['md5']}{note}")
-    pairs = below.add(f"{record['pairs']['file']} sha256 {record['pairs']['sha256'][:12]}")
-    for split, count in record["pairs"]["count"].items():
-        shards = [shard for shard in record["shards"] if shard["split"] == split]
-        pairs.add(f"{split}: {count:,} pairs in {len(shards)} shards")
-    for source in record["sources"]:
-        _add_source(pairs, record, source)
-    return root
-
-
-def _add_source(parent: Tree, record: Record, source: Record) -> None:
-    """Draw one source: its tracks by split, a few by name, and its licence."""
-    name = source["source"]
-    tracks = [track for track in record["tracks"] if track["source"] == name]
-    files = {file["sha256"]: file for file in record["files"] if file["source"] == name}
-    splits = Counter(track["split"] for track in tracks)
-    shares = ", ".join(f"{split} {splits[split]}" for split in SPLITS)
-    branch = parent.add(f"{name}: {len(tracks)} tracks ({shares}), {source['licence']}")
-    for track in tracks[:SHOWN]:
-        leaf = branch.add(f"{track['track']} ({track['split']}, {track['pairs']} pairs)")
-        for total in track["files"]:
-            leaf.add(f"{files[total]['url']} sha256 {total[:12]}")
-    if len(tracks) > SHOWN:
-        branch.add(f"... {len(tracks) - SHOWN} more tracks, {len(files)} files in all; see --json")

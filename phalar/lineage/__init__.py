@@ -1,0 +1,1 @@
+"""Lineage: from a model to every source file, and from a source file to every model."""
