@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from phalar import registry, runlog
-from phalar.evaluate import ranks
+from phalar.evaluate import ranks, stage
 from phalar.evaluate.compare import Comparison, compare
+from phalar.model import load_model
 from phalar.params import Params, Paths, Promote
 from phalar.registry import champion
 
@@ -85,7 +84,7 @@ def is_due(client: Any, name: str) -> bool:
     tags = client.get_model_version(name, challenger).tags
     against = champion.holder(client, name, champion.CHAMPION) or ""
     # A promotion that was decided but not carried out is due too: the alias would be gone.
-    return tags.get(CHAMPION) != against or tags.get(PROMOTED) == "true"
+    return bool(tags.get(CHAMPION) != against or tags.get(PROMOTED) == "true")
 
 
 def tell(decision: Decision) -> str:
@@ -153,10 +152,8 @@ def _words(figures: Sequence[Comparison]) -> str:
 
 
 def _ranks(version: Any, params: Params, paths: Paths) -> pa.Table:
-    """Give a version's ranks on the trials that lie there: kept ones, or by hearing them now."""
+    """Give a version's ranks on the trials that lie there: kept ones, or its answers now."""
     from mlflow.exceptions import MlflowException
-
-    from phalar.evaluate import stage
 
     asked = ranks.question(paths.render, stage.SPLIT, params.evaluate.clip_s)
     try:
@@ -166,12 +163,9 @@ def _ranks(version: Any, params: Params, paths: Paths) -> pa.Table:
     else:
         if kept.schema.metadata[ranks.QUESTION].decode() == asked:
             return kept
-    logger.info("%s/%s hears the trials of today", version.name, version.version)
-    name = f"{version.name}/{version.version}"
-    measured = stage.judge(registry.fetch_files(name), params, paths.render)
-    with tempfile.TemporaryDirectory() as folder:
-        ranks.write(Path(folder) / ranks.RANKS, measured.ranks, asked)
-        return ranks.read(Path(folder))
+    logger.info("%s/%s answers the trials of today", version.name, version.version)
+    folder = registry.fetch_files(f"{version.name}/{version.version}")
+    return stage.answer(load_model(folder), params, paths)
 
 
 def _record(client: Any, decision: Decision) -> None:

@@ -25,7 +25,7 @@ from phalar import params
 
 logger = logging.getLogger(__name__)
 
-CODE = ("phalar", "flows", "dvc.yaml", "pyproject.toml", "constraints.txt")
+CODE = ("phalar", "flows", "dvc.yaml", "pyproject.toml", "constraints.txt", "withdrawn.yaml")
 PARAMS = "params.yaml"
 """What a result depends on. dvc.lock is not among it: the line itself rewrites that."""
 

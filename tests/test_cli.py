@@ -116,7 +116,7 @@ def test_help_names_every_command(call) -> None:
 
 
 def test_lineage_prints_json_as_it_is(call, folder) -> None:
-    record = {"format": 1, "model": {"name": "phalar"}}
+    record = {"format": 2, "model": {"name": "phalar"}}
     (folder / "lineage.json").write_text(json.dumps(record))
     code, out, _ = call("lineage lineage.json --json")
     assert (code, json.loads(out)) == (0, record)

@@ -114,9 +114,7 @@ def _here(paths: Paths, seen: list[Sighting]) -> dict[str, bool]:
     return {runlog.data_digest(paths.render): bool(seen)}
 
 
-def _search_registry(
-    client: Any, wanted: Wanted, found: Found, *, here: dict[str, bool]
-) -> None:
+def _search_registry(client: Any, wanted: Wanted, found: Found, *, here: dict[str, bool]) -> None:
     from mlflow.exceptions import MlflowException
 
     digests = dict(here)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phalar import tracks
+from phalar import tracks, withdrawn
 from phalar.audio import LEVEL_HOP_S, SAMPLE_RATE_HZ
 from phalar.params import Params, Paths, Render
 from phalar.tracks import TrackIndex
@@ -72,7 +72,7 @@ def plan(params: Params, paths: Paths, split: str) -> Pairs:
 
     Training pairs are audible, shared out to the sources by `render.weights`, and interleaved, so
     that every shard holds the same mix. Valid and test pairs are, for each source in turn, as many
-    of each way of drawing.
+    of each way of drawing. Tracks that are withdrawn are as if they had never been prepared.
 
     Raises
     ------
@@ -84,9 +84,14 @@ def plan(params: Params, paths: Paths, split: str) -> Pairs:
     found: list[TrackIndex] = []
     parts: list[NDArray[Any]] = []
     too_short = {}
+    gone = withdrawn.read(paths.root.parent)
     shares = share(params.render.weights, params.sources, count)
     for source in params.sources:
-        index = tracks.read_index(paths.prepare(source), split)
+        index = [
+            track
+            for track in tracks.read_index(paths.prepare(source), split)
+            if f"{source}/{track.track}" not in gone
+        ]
         usable = [track for track in index if track.samples >= samples]
         _check(usable, f"{paths.prepare(source)}, split {split}", samples)
         too_short[source] = len(index) - len(usable)
