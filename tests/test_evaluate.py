@@ -36,7 +36,7 @@ def line(tmp_path_factory, tiny_songs):
         "pair_s": {"train": 2.0, "valid": 2.0, "test": 2.0},
         "trial_candidates": [2, 4],
     }
-    raw["evaluate"] |= {"clip_s": 1.5, "bootstrap": 200}
+    raw["evaluate"] |= {"clip_s": 1.5, "bootstrap": 200, "sensitivity_pairs": 4}
     (root / "params.yaml").write_text(yaml.safe_dump(raw))
     settings = params.load(root / "params.yaml")
     paths = params.Paths(root / "data")

@@ -157,6 +157,6 @@ def _shrink(values: dict[str, Any]) -> None:
     train |= {"log_every_steps": 1, "checkpoint_every_s": 0.1}
     train["optimiser"]["warmup_steps"] = 1
     train["validate"] |= {"every_steps": 2, "pairs": 8, "candidates": 4, "clip_s": 1.0}
-    values["evaluate"] |= {"clip_s": 2.0, "bootstrap": 100}
+    values["evaluate"] |= {"clip_s": 2.0, "bootstrap": 100, "sensitivity_pairs": 2}
     # A model of four steps cannot be better than chance.
     values["register"]["gate_times_chance"] = 0.0

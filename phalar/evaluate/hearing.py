@@ -99,15 +99,34 @@ def hear(model: Phalar, folder: Path, *, split: str, wanted: Integers, clip_s: f
     return Heard(pairs, {name: (both[:, 0], both[:, 1]) for name, both in joined.items()})
 
 
+def embed(model: Phalar, waves: NDArray[np.float32]) -> Floats:
+    """Embed sound (P, N) as `hear` does, on all cores or on the GPU: (P, R, D)."""
+    device = next(model.parameters()).device
+    size = 2 * BATCH_PAIRS.get(device.type, BATCH_PAIRS["cpu"])
+
+    @torch.inference_mode()
+    def one(wave_BN: Tensor) -> Floats:
+        found = model.encode(model.features(wave_BN.to(device)))
+        return np.asarray(found.float().cpu().numpy())
+
+    parts = torch.split(torch.from_numpy(waves), size)  # type: ignore[no-untyped-call]
+    return np.concatenate(list(_in_threads(one, parts)))
+
+
+def score_embedded(model: Phalar, anchors: Floats, positives: Floats) -> Floats:
+    """Score every anchor with every positive, by their embeddings: (A, P)."""
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        z: list[Tensor] = [torch.from_numpy(side).to(device) for side in (anchors, positives)]
+        return np.asarray(model.score_matrix(*z, commutative=True).cpu().numpy())
+
+
 def score(model: Phalar, heard: Heard, name: str) -> Floats:
     """Score every anchor with every positive as the model or a baseline does: (N, N)."""
     anchors, positives = heard.sides[name]
     if name != "model":
         return baselines.SCORERS[name](anchors, positives)
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        z: list[Tensor] = [torch.from_numpy(side).to(device) for side in (anchors, positives)]
-        return np.asarray(model.score_matrix(*z, commutative=True).cpu().numpy())
+    return score_embedded(model, anchors, positives)
 
 
 def _in_threads(function: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from phalar import progress
 from phalar.evaluate import hearing, plots, ranks, report
+from phalar.evaluate.bootstrap import Bootstrap
+from phalar.evaluate.details import measure_details, read_facts
 from phalar.evaluate.measure import Measured, measure
 from phalar.evaluate.retrieval import read_trials
+from phalar.evaluate.sensitivity import COLUMNS, Probe, count_rows, sensitivity
 from phalar.model import Phalar, load_model
 from phalar.params import Params, Paths
+from phalar.train.batches import read_pairs
 
 logger = logging.getLogger(__name__)
 
 SPLIT = "test"
-METRICS, CURVE, PLOT, REPORT = "metrics.json", "curve.csv", "curve.svg", "report.html"
+METRICS, DETAILS, REPORT = "metrics.json", "details.json", "report.html"
+CURVE, PLOT, SENSITIVITY = "curve.csv", "curve.svg", "sensitivity.csv"
 
 
 def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
     """Evaluate what training exported; see `phalar.evaluate.run`."""
-    measured = _measure(load_model(paths.train), params, paths)
+    model = load_model(paths.train)
+    measured = _measure(model, params, paths)
+    details = measure_details(measured.groups, read_facts(paths.render, SPLIT), params.evaluate)
+    changed = list(_sensitivity(model, params, paths))
     metrics = {"retrieval": measured.retrieval, "baselines": measured.baselines}
     paths.evaluate.mkdir(parents=True, exist_ok=True)
-    _write(paths.evaluate / CURVE, _csv(measured.curve))
+    _write(paths.evaluate / DETAILS, json.dumps(details, indent=1) + "\n")
+    _write(paths.evaluate / SENSITIVITY, _csv(changed, COLUMNS))
+    _write(paths.evaluate / CURVE, _csv(measured.curve, list(measured.curve[0])))
     _write(paths.evaluate / PLOT, plots.on_white(plots.overview(measured)))
     _write(paths.evaluate / REPORT, report.page(params, paths, measured, split=SPLIT))
     ranks.write(paths.evaluate / ranks.RANKS, _ranks(measured, params, paths))
@@ -70,6 +82,49 @@ def _measure(model: Phalar, params: Params, paths: Paths) -> Measured:
     return measure(heard, trials, songs, params.evaluate, score=partial(hearing.score, model))
 
 
+def _sensitivity(model: Phalar, params: Params, paths: Paths) -> Iterator[dict[str, Any]]:
+    """Change the stems of some audible pairs of each source, evenly taken from all."""
+    settings = params.evaluate
+    table = pq.read_table(
+        paths.render / "pairs.parquet",
+        columns=["pair", "source", "song", "tempo_bpm"],
+        filters=[("split", "=", SPLIT), ("draw", "=", "audible")],
+    ).to_pylist()
+    for source in sorted({row["source"] for row in table}):
+        rows = [row for row in table if row["source"] == source]
+        kept = np.linspace(0, len(rows), settings.sensitivity_pairs, endpoint=False).astype(int)
+        rows = [rows[place] for place in np.unique(kept)]
+        pairs = [row["pair"] for row in rows]
+        if not pairs:
+            return
+        (batch,) = read_pairs(
+            paths.render,
+            SPLIT,
+            clip_s=settings.clip_s,
+            batch_pairs=len(pairs),
+            wanted=np.array(pairs),
+        )
+        wave = batch.to("cpu").wave.numpy()
+        probe = Probe(
+            source=source,
+            anchors=np.ascontiguousarray(wave[:, 0]),
+            positives=np.ascontiguousarray(wave[:, 1]),
+            songs=[row["song"] for row in rows],
+            tempo_bpm=[row["tempo_bpm"] for row in rows],
+            numbers=pairs,
+        )
+        with progress.track(count_rows(probe), f"sensitivity {source}", unit="changes") as tick:
+            for row in sensitivity(
+                probe,
+                embed=partial(hearing.embed, model),
+                score=partial(hearing.score_embedded, model),
+                draw=partial(Bootstrap, resamples=settings.bootstrap, seed=settings.seed),
+                seed=settings.seed,
+            ):
+                yield row
+                tick()
+
+
 def _ranks(measured: Measured, params: Params, paths: Paths) -> pa.Table:
     asked = ranks.question(paths.render, SPLIT, params.evaluate.clip_s)
     return ranks.table(measured.ranks, asked)
@@ -83,9 +138,9 @@ def read_songs(folder: Path) -> dict[int, str]:
     return dict(zip(table["pair"].to_pylist(), table["song"].to_pylist(), strict=True))
 
 
-def _csv(rows: list[dict[str, Any]]) -> str:
+def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -17,6 +17,8 @@ class Evaluate(Strict):
     """How much of each test pair the model hears."""
     bootstrap: Positive
     """Resamples of the songs behind each 95 % interval."""
+    sensitivity_pairs: Annotated[int, Field(ge=0)]
+    """Pairs of each source whose stems are shifted, detuned and so on; 0 for none."""
 
 
 class Promote(Strict):

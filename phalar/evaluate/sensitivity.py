@@ -1,0 +1,194 @@
+"""What a change of the right stem does to the model: shifts, pitch, level, noise, band, length.
+
+Letters: P pairs, N samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+import torchaudio
+from numpy.typing import NDArray
+
+from phalar.audio import SAMPLE_RATE_HZ
+from phalar.evaluate.bootstrap import Bootstrap
+from phalar.evaluate.measure import DIGITS
+from phalar.evaluate.retrieval import rank_among_all
+
+Waves = NDArray[np.float32]
+Floats = NDArray[np.floating]
+Places = NDArray[np.int64]
+
+SHIFTS_BEATS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+PITCHES_ST = (-6, -4, -2, -1, 1, 2, 4, 6)
+GAINS_DB = (-24, -12, 12)
+NOISES_DB = (30, 20, 10, 0)
+BANDS_HZ = (4000, 2000, 1000, 500)
+LENGTHS_S = (2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
+FFT_SAMPLES, HOP_SAMPLES = 1024, 256
+SILENCE = 1e-9
+"""Power that is taken for none when noise is set against it."""
+
+NONE = "none"
+COLUMNS = ("source", "change", "amount", "top1", "low", "high", "score", "candidates", "pairs")
+"""Of each row that `sensitivity` yields."""
+UNITS = {
+    "time shift": "beats",
+    "pitch shift": "semitones",
+    "gain": "dB",
+    "noise": "dB below the stem",
+    "band limit": "Hz",
+    "clip length": "s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """P pairs of one source."""
+
+    source: str
+    anchors: Waves
+    """(P, N)"""
+    positives: Waves
+    """(P, N)"""
+    songs: list[str]
+    tempo_bpm: list[float | None]
+    numbers: list[int]
+    """Of the pairs: the noise of each is drawn from them."""
+
+
+def sensitivity(
+    probe: Probe,
+    *,
+    embed: Callable[[Waves], Floats],
+    score: Callable[[Floats, Floats], Floats],
+    draw: Callable[[list[str]], Bootstrap],
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """Change the positives, one way at a time, and see whether the anchors still find them.
+
+    Each anchor picks between its own changed positive and the unchanged positives of all other
+    pairs. A time shift turns the positive within the clip, so that nothing but the alignment
+    changes: its end comes to its beginning. A clip length is that of both sides.
+
+    Parameters
+    ----------
+    probe : Probe
+        The pairs.
+    embed : callable
+        From sound (P, N) to embeddings.
+    score : callable
+        From embeddings of anchors and positives to scores (P, P).
+    draw : callable
+        From songs to resamples of them.
+    seed : int
+        Decides the noise.
+
+    Yields
+    ------
+    dict
+        `source`, `change`, `amount`, `top1` with `low` and `high`, mean `score` of the true pairs,
+        `candidates`, `pairs`. The first row has change `none`.
+    """
+    anchors, positives = embed(probe.anchors), embed(probe.positives)
+    every = np.arange(len(anchors))
+
+    def row(change: str, amount: float, scores: Floats, kept: Places) -> dict[str, Any]:
+        ranks, _ = rank_among_all(scores, probe.songs, same_song=True)
+        hits = (ranks[kept] == 0) * 1.0
+        low, high = draw([probe.songs[place] for place in kept]).mean(hits)
+        true = float(scores[kept, kept].mean())
+        figures = {"top1": float(hits.mean()), "low": low, "high": high, "score": true}
+        return {
+            "source": probe.source,
+            "change": change,
+            "amount": amount,
+            **{name: round(value, DIGITS) for name, value in figures.items()},
+            "candidates": len(scores),
+            "pairs": len(kept),
+        }
+
+    base = score(anchors, positives)
+    yield row(NONE, 0.0, base, every)
+    for change, amount, changed, kept in changes(probe, seed):
+        scores = base.copy()
+        scores[kept, kept] = score(anchors[kept], embed(changed)).diagonal()
+        yield row(change, amount, scores, kept)
+    for length_s in LENGTHS_S:
+        samples = round(length_s * SAMPLE_RATE_HZ)
+        if samples < probe.anchors.shape[1]:
+            first = (probe.anchors.shape[1] - samples) // 2
+            shorter = [
+                np.ascontiguousarray(side[:, first : first + samples])
+                for side in (probe.anchors, probe.positives)
+            ]
+            yield row("clip length", length_s, score(*map(embed, shorter)), every)
+
+
+def count_rows(probe: Probe) -> int:
+    """How many rows `sensitivity` yields."""
+    shifts = len(SHIFTS_BEATS) if any(probe.tempo_bpm) else 0
+    samples: int = probe.anchors.shape[1]
+    lengths = sum(round(s * SAMPLE_RATE_HZ) < samples for s in LENGTHS_S)
+    others = len(PITCHES_ST) + len(GAINS_DB) + len(NOISES_DB) + len(BANDS_HZ)
+    return 1 + shifts + others + lengths
+
+
+def changes(probe: Probe, seed: int) -> Iterator[tuple[str, float, Waves, Places]]:
+    """Yield what is done, how much of it, the changed positives, and of which pairs they are."""
+    waves = probe.positives
+    every = np.arange(len(waves))
+    timed = np.array([n for n in every if probe.tempo_bpm[n]], dtype=np.int64)
+    if len(timed):
+        tempo_bpm = np.array([probe.tempo_bpm[n] for n in timed], dtype=np.float64)
+        for beats in SHIFTS_BEATS:
+            samples = np.round(beats * 60 / tempo_bpm * SAMPLE_RATE_HZ).astype(int)
+            turned = [np.roll(waves[n], by) for n, by in zip(timed, samples, strict=True)]
+            yield "time shift", beats, np.stack(turned), timed
+    for semitones in PITCHES_ST:
+        yield "pitch shift", semitones, shift_pitch(waves, semitones), every
+    for gain_db in GAINS_DB:
+        yield "gain", gain_db, (waves * 10 ** (gain_db / 20)).astype(np.float32), every
+    for snr_db in NOISES_DB:
+        yield "noise", snr_db, add_noise(waves, snr_db, probe.numbers, seed), every
+    for edge_hz in BANDS_HZ:
+        yield "band limit", edge_hz, limit_band(waves, edge_hz), every
+
+
+def shift_pitch(waves: Waves, semitones: float) -> Waves:
+    """Shift the pitch and keep the tempo: stretch by a phase vocoder, then play faster, (P, N)."""
+    ratio = 2 ** (semitones / 12)
+    window = torch.hann_window(FFT_SAMPLES)
+    spectrum = torch.stft(
+        torch.from_numpy(waves), FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True
+    )
+    advance = torch.linspace(0, torch.pi * HOP_SAMPLES, spectrum.shape[1])[:, None]
+    stretched = torchaudio.functional.phase_vocoder(spectrum, 1 / ratio, advance)
+    longer = torch.istft(stretched, FFT_SAMPLES, HOP_SAMPLES, window=window).numpy()
+    played = soxr.resample(longer.T, SAMPLE_RATE_HZ * ratio, SAMPLE_RATE_HZ).T
+    out = np.zeros_like(waves)
+    samples = min(played.shape[1], waves.shape[1])
+    out[:, :samples] = played[:, :samples]
+    return out
+
+
+def add_noise(waves: Waves, snr_db: float, numbers: list[int], seed: int) -> Waves:
+    """Add white noise so far below each clip, drawn from (seed, number of the pair), (P, N)."""
+    noise = np.stack(
+        [np.random.default_rng([seed, n]).standard_normal(waves.shape[1]) for n in numbers]
+    )
+    power = np.maximum(np.mean(waves.astype(np.float64) ** 2, axis=1, keepdims=True), SILENCE)
+    noisy: Waves = (waves + noise * np.sqrt(power) * 10 ** (-snr_db / 20)).astype(np.float32)
+    return noisy
+
+
+def limit_band(waves: Waves, edge_hz: float) -> Waves:
+    """Cut off all above a frequency, as lossy codecs do, (P, N)."""
+    spectrum = np.fft.rfft(waves, axis=1)
+    spectrum[:, np.fft.rfftfreq(waves.shape[1], 1 / SAMPLE_RATE_HZ) > edge_hz] = 0
+    return np.fft.irfft(spectrum, waves.shape[1], axis=1).astype(np.float32)
