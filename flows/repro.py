@@ -50,7 +50,7 @@ def main() -> int:
     except ValueError as error:
         return fail(error, WRONG_USE)
     try:
-        with _alone():
+        with alone():
             return _run(params, console)
     except OSError as error:
         return fail(error, FAILED)
@@ -63,13 +63,15 @@ def main() -> int:
 def _run(params: Params, console: Console) -> int:
     """Announce, run, sum up."""
     records = params.paths.root / "journal.json"
-    if due := _due(journal.read(records)):
-        _announce(due, console)
+    if stages := due(journal.read(records)):
+        _announce(stages, console)
         started = time.time()
         with server.background():
-            code = _reproduce()
+            code = reproduce()
         if code != 0:
-            return _tell_failure(journal.read(records), started)
+            print(f"\n{failure(journal.read(records), started)}", file=sys.stderr)
+            print("Finished stages are kept: `make repro` goes on from here.", file=sys.stderr)
+            return FAILED
         console.print(f"\nThe line took {_duration(time.time() - started)}.")
     else:
         console.print("Everything is up to date.")
@@ -78,7 +80,7 @@ def _run(params: Params, console: Console) -> int:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Hold the lock of the line.
 
     Raises
@@ -101,7 +103,7 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _due(last: dict[str, journal.Entry]) -> list[Due]:
+def due(last: dict[str, journal.Entry]) -> list[Due]:
     """List the stages that changed and all that follow them, in an order they can run in."""
     repo = Repo()
     graph = repo.index.graph  # an edge leads from a stage to one that it depends on
@@ -133,7 +135,7 @@ def _announce(due: list[Due], console: Console) -> None:
     console.print(table)
 
 
-def _reproduce() -> int:
+def reproduce() -> int:
     """Run `dvc repro` in a session of its own, and leave nothing of it behind."""
     child = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro"], env=environment(), start_new_session=True
@@ -150,8 +152,10 @@ def _reproduce() -> int:
 def environment() -> dict[str, str]:
     """Return the environment of the stages: this interpreter first, and no telemetry."""
     here = str(Path(sys.executable).parent)
+    # Under a nightly flow, Prefect's note of that flow's run is not for the flows of the stages.
+    given = {name: text for name, text in os.environ.items() if not name.startswith("PREFECT__")}
     return {
-        **os.environ,
+        **given,
         "PATH": os.pathsep.join([here, os.environ.get("PATH", os.defpath)]),
         "SHELL": "/bin/sh",
         "DVC_NO_ANALYTICS": "1",
@@ -161,16 +165,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def _tell_failure(last: dict[str, journal.Entry], started: float) -> int:
-    """End with one line: which stage, why, and what to do."""
+def failure(last: dict[str, journal.Entry], started: float) -> str:
+    """Say in one line which stage of a run failed, and why."""
     failed = [
         (stage, entry.error or "was killed; if memory was short, give it fewer workers")
         for stage, entry in last.items()
         if entry.started >= started and (entry.error or entry.took_s is None)
     ]
-    what = ": ".join(failed[-1]) if failed else "dvc repro failed, for the reason it gives above"
-    print(f"\n{what}\nFinished stages are kept: `make repro` goes on from here.", file=sys.stderr)
-    return FAILED
+    return ": ".join(failed[-1]) if failed else "dvc repro failed, for the reason it gives above"
 
 
 def _duration(seconds: float) -> str:

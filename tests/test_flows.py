@@ -432,11 +432,11 @@ def test_a_second_run_of_the_line_is_told_who_holds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with repro._alone():
+    with repro.alone():
         message = f"runs already, as process {os.getpid()}; wait"
-        with pytest.raises(BlockingIOError, match=message), repro._alone():
+        with pytest.raises(BlockingIOError, match=message), repro.alone():
             pass
-    with repro._alone():
+    with repro.alone():
         assert repro.LOCK.read_text() == str(os.getpid())
 
 
@@ -456,10 +456,5 @@ def test_stages_run_with_this_interpreter_and_without_telemetry() -> None:
         (journal.Entry(1.0, 3.0, "an old error"), "dvc repro failed"),
     ],
 )
-def test_the_last_line_names_the_stage_that_failed(
-    capsys: pytest.CaptureFixture[str], entry: journal.Entry, words: str
-) -> None:
-    assert repro._tell_failure({"render": entry}, started=5.0) == command.FAILED
-    err = capsys.readouterr().err
-    assert err.startswith(f"\n{words}")
-    assert err.endswith("`make repro` goes on from here.\n")
+def test_the_last_line_names_the_stage_that_failed(entry: journal.Entry, words: str) -> None:
+    assert f"{repro.failure({'render': entry}, started=5.0)}\n".startswith(words)

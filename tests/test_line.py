@@ -106,7 +106,7 @@ def test_a_second_run_does_nothing(line: Line) -> None:
 
 
 def due(line: Line) -> set[str]:
-    code = "from flows import repro; print(*(stage.name for stage in repro._due({})))"
+    code = "from flows import repro; print(*(stage.name for stage in repro.due({})))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=line.folder,
