@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from os import PathLike
 
 import numpy as np
@@ -14,6 +15,18 @@ SAMPLE_RATE_HZ = 16_000
 
 LEVEL_HOP_S = 0.1
 """One level value of a stem covers this much time."""
+
+QUALITY = "HQ"
+"""soxr's: aliases at -140 dB, flat to 7 kHz of 8."""
+
+BLOCK_FRAMES = 1 << 17
+"""Recordings are decoded so many frames at a time."""
+
+PLAUSIBLE_HZ = (8_000, 384_000)
+"""Rates that music is recorded at."""
+
+OPEN_END_BYTES = 0x7FFF_0000
+"""From here on the size in a header says that its writer did not know."""
 
 SILENCE_DB = -100.0
 """The level of digital silence, so that levels stay finite."""
@@ -61,16 +74,110 @@ def read_audio(
     return audio.T, rate_hz
 
 
+def read_recorded(
+    file: str | PathLike[str], *, longest_s: float, only_hz: int | None = None
+) -> np.ndarray:
+    """Decode a recording of any length to its end, mixed down and resampled as it comes.
+
+    The memory is that of the result: what is decoded never lies there whole.
+
+    Parameters
+    ----------
+    file : path
+    longest_s : float
+        What comes after is decoded and checked too, but not kept.
+    only_hz : int, optional
+        The rate that all files of a source have.
+
+    Returns
+    -------
+    audio : float32 array [shape=(N,)]
+        At `SAMPLE_RATE_HZ`.
+
+    Raises
+    ------
+    ValueError
+        The file cannot be decoded, is cut, empty, of a rate that cannot be, or holds samples that
+        are not finite.
+    """
+    parts, read = [], 0
+    try:
+        with soundfile.SoundFile(file) as sound:
+            rate_hz = _plausible_rate(file, int(sound.samplerate), only_hz)
+            _refuse_cut(file, sound.extra_info)
+            stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, quality=QUALITY)
+            kept = round(longest_s * rate_hz)
+            buffer = np.empty((BLOCK_FRAMES, sound.channels), dtype=np.float32)
+            is_last = False
+            while not is_last:
+                block = _mean(sound.read(out=buffer))
+                is_last = len(block) < BLOCK_FRAMES
+                if not np.isfinite(block.sum()):
+                    raise ValueError(f"{file}: holds samples that are not finite; export it again")
+                use = block[: max(kept - read, 0)]
+                if rate_hz == SAMPLE_RATE_HZ:
+                    parts.append(use)
+                else:
+                    parts.append(stream.resample_chunk(use, last=is_last))
+                read += len(block)
+            frames = sound.frames
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(
+            f"{file}: cannot be decoded ({error}); give a WAV, FLAC, AIFF, OGG or MP3 file"
+        ) from error
+    if read == 0:
+        raise ValueError(f"{file}: holds no samples; replace or remove the file")
+    if read < frames:
+        raise ValueError(f"{file}: ends after {read} of {frames} samples; it is cut, get it again")
+    return np.concatenate(parts)
+
+
+def _mean(block: np.ndarray) -> np.ndarray:
+    """Mean over the channels of (N, channels), a new array; numpy's own is slow on short rows."""
+    total = block[:, 0].copy()
+    for channel in range(1, block.shape[1]):
+        total += block[:, channel]
+    return np.asarray(total / np.float32(block.shape[1]) if block.shape[1] > 1 else total)
+
+
+def _plausible_rate(file: str | PathLike[str], rate_hz: int, only_hz: int | None) -> int:
+    """Refuse a rate that the header cannot mean."""
+    if only_hz is not None and rate_hz != only_hz:
+        raise ValueError(
+            f"{file}: its header says {rate_hz} Hz, all files of this source have {only_hz} Hz; "
+            f"get it again"
+        )
+    low, high = PLAUSIBLE_HZ
+    if not low <= rate_hz <= high:
+        raise ValueError(
+            f"{file}: its header says {rate_hz} Hz, must be {low} to {high}; mend or export it anew"
+        )
+    return rate_hz
+
+
+def _refuse_cut(file: str | PathLike[str], info: str) -> None:
+    """Refuse a WAV or AIFF that holds less than its header says, which libsndfile keeps to itself.
+
+    Writers that cannot seek leave sizes of 0 or all ones: nothing is missing there.
+    """
+    for name, said, held in re.findall(r"^ *(data|SSND) *: (\d+) \(should be (\d+)\)", info, re.M):
+        if int(held) < int(said) < OPEN_END_BYTES:
+            raise ValueError(
+                f"{file}: holds {held} of the {said} bytes that its chunk {name!r} says; it is "
+                f"cut, get it again"
+            )
+
+
 def mono(audio: np.ndarray) -> np.ndarray:
     """Mean of the channels: (channels, N) or (N,) -> float32 (N,)."""
     return np.asarray(audio if audio.ndim == 1 else audio.mean(axis=0), dtype=np.float32)
 
 
 def resample(audio: np.ndarray, from_hz: int, to_hz: int = SAMPLE_RATE_HZ) -> np.ndarray:
-    """Change the rate of a mono signal with soxr HQ: aliases at -140 dB, flat to 7 kHz of 8."""
+    """Change the rate of a mono signal with soxr HQ."""
     if from_hz == to_hz:
         return audio
-    return np.asarray(soxr.resample(audio, from_hz, to_hz, quality="HQ"), dtype=np.float32)
+    return np.asarray(soxr.resample(audio, from_hz, to_hz, quality=QUALITY), dtype=np.float32)
 
 
 def load_mono(file: str | PathLike[str] | bytes) -> np.ndarray:

@@ -6,15 +6,26 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
+
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Applies a function to each item, in order, in this process or in several."""
+
+Over = Callable[[int | Literal["auto"], str], AbstractContextManager[Map]]
+"""`mapper`, `threads`, or what stands in for them: so many workers for a stage of this name."""
+
+
+def count(workers: int | Literal["auto"]) -> int:
+    """Number of workers; `auto` is one for each core."""
+    return (os.cpu_count() or 1) if workers == "auto" else workers
 
 
 @contextmanager
-def mapper(workers: int | Literal["auto"], stage: str) -> Iterator[Any]:
+def mapper(workers: int | Literal["auto"], stage: str) -> Iterator[Map]:
     """Yield a `map` that keeps order: the plain one for one worker, else one over processes.
 
     Parameters
@@ -29,15 +40,14 @@ def mapper(workers: int | Literal["auto"], stage: str) -> Iterator[Any]:
     ChildProcessError
         A worker was killed.
     """
-    count = (os.cpu_count() or 1) if workers == "auto" else workers
-    if count == 1:
+    if count(workers) == 1:
         yield map
         return
     # Forked workers would inherit the locks of threads that they do not have.
     context = multiprocessing.get_context("spawn")
     with (
         _single_threaded(),
-        ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as pool,
+        ProcessPoolExecutor(count(workers), mp_context=context, initializer=_start_worker) as pool,
     ):
         try:
             yield pool.map
@@ -46,6 +56,17 @@ def mapper(workers: int | Literal["auto"], stage: str) -> Iterator[Any]:
                 f"{stage}: a worker process was killed, most likely for want of memory; run again "
                 f"(it goes on where it stopped), with fewer {stage}.workers if it happens again"
             ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def threads(workers: int | Literal["auto"], stage: str) -> Iterator[Map]:
+    """Yield a `map` over threads, for what waits more than it computes."""
+    with ThreadPoolExecutor(count(workers), thread_name_prefix=stage) as pool:
+        try:
+            yield pool.map
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

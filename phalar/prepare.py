@@ -5,35 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
-from phalar import download, progress, sources, tracks
+from phalar import download, fingerprint, pool, progress, sources, tracks
 from phalar.audio import SAMPLE_RATE_HZ
-from phalar.params import Params, Splits, digest
-from phalar.sources import Job, Unwanted
+from phalar.params import Params, PrepareRecorded, Splits, digest
+from phalar.sources import Entry, Job, Unwanted
+from phalar.sources.recorded import Recording
 
 logger = logging.getLogger(__name__)
 
 TRACKS_A_FILE = 64
 REPORT = "report.json"
+FINDINGS = "findings.json"
+"""Of recorded sources: what was done to tracks on the way, and which are alike across splits."""
 
-Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-"""Applies a function to each item, in order, in this process or in several."""
+TASKS = 200
+MOST_TRACKS_A_TASK = 32
+"""A task is a few tracks: enough to be worth its record, few enough to lose when it is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +69,18 @@ class Summary:
     """Stems of each family, the most frequent first."""
 
 
-def run(params: Params, source: str) -> Summary:
+def run(params: Params, source: str, *, over: pool.Over = pool.mapper) -> Summary:
     """Make every track of a downloaded source.
 
     Tracks are made in parallel, each aside as a file of its own, then joined in order: a stage
     that was killed goes on where it stopped, and the bytes are the same for any number of workers.
+
+    Parameters
+    ----------
+    params : Params
+    source : str
+    over : callable
+        What runs the work: `pool.mapper`, or a stand-in that also records it.
 
     Raises
     ------
@@ -86,16 +91,18 @@ def run(params: Params, source: str) -> Summary:
         A worker died, or the disk is full or cannot be written.
     """
     aside = open_aside(params, source)
-    with process_map(params.prepare.workers) as mapper:
+    with over(params.prepare.workers, "prepare") as mapper:
         jobs, dropped = plan(params, source, mapper)
         make = partial(make_track, params=params, aside=aside)
-        made = _counted(mapper(make, jobs), len(jobs), f"prepare {source}", unit="tracks")
-    kept = [outcome for outcome in made if isinstance(outcome, Kept)]
-    dropped += [outcome for outcome in made if isinstance(outcome, Dropped)]
-    return finish(params, source, kept, dropped)
+        made = _mapped(mapper, make, jobs, f"prepare {source}", unit="tracks")
+        kept = [outcome for outcome in made if isinstance(outcome, Kept)]
+        dropped += [outcome for outcome in made if isinstance(outcome, Dropped)]
+        return finish(params, source, kept, dropped, mapper=mapper)
 
 
-def plan(params: Params, source: str, mapper: Map) -> tuple[list[tuple[Job, Any]], list[Dropped]]:
+def plan(
+    params: Params, source: str, mapper: pool.Map
+) -> tuple[list[tuple[Job, Any]], list[Dropped]]:
     """Scan the pieces, tell songs apart, and give each track its split.
 
     Returns
@@ -112,8 +119,8 @@ def plan(params: Params, source: str, mapper: Map) -> tuple[list[tuple[Job, Any]
     for path in (path for files in pieces for path in files):
         if path not in checksums:
             raise ValueError(f"{folder / path} is not in the receipt; run the download stage again")
-    scanned = mapper(partial(scan_piece, source, folder), pieces)
-    found = _counted(scanned, len(pieces), f"scan {source}", unit="pieces")
+    scan = partial(scan_piece, source, folder)
+    found = _mapped(mapper, scan, pieces, f"scan {source}", unit="pieces")
     scans = dict(zip(pieces, found, strict=True))
     usable = {files: scan for files, scan in scans.items() if not isinstance(scan, Dropped)}
     songs = dict(zip(usable, module.songs(list(usable.values())), strict=True))
@@ -123,7 +130,7 @@ def plan(params: Params, source: str, mapper: Map) -> tuple[list[tuple[Job, Any]
                 source=source,
                 entry=entry,
                 song=songs[entry.files],
-                split=split_of(source, songs[entry.files], params.prepare.split),
+                split=_split(params, source, entry, usable[entry.files], songs[entry.files]),
                 licence=module.LICENCE,
                 seed=params.prepare.seed,
                 source_files=tuple((path, checksums[path]) for path in entry.files),
@@ -139,6 +146,18 @@ def plan(params: Params, source: str, mapper: Map) -> tuple[list[tuple[Job, Any]
         if entry.files not in usable
     ]
     return jobs, dropped
+
+
+def _split(params: Params, source: str, entry: Entry, scan: Any, song: str) -> str:
+    """Keep a published split; else draw one by artist where that is known, else by song."""
+    match entry.split, scan:
+        case str(listed), _:
+            return listed
+        case _, Recording(split=str(published)):
+            return published
+        case _, Recording(artist=str(artist)):
+            return split_of(source, artist, params.prepare.split)
+    return split_of(source, song, params.prepare.split)
 
 
 def split_of(source: str, song: str, split: Splits) -> str:
@@ -166,9 +185,14 @@ def make_track(task: tuple[Job, Any], *, params: Params, aside: Path) -> Kept | 
     if not path.exists():
         folder, section = params.paths.download(source), getattr(params.prepare, source)
         try:
-            table = tracks.to_table(sources.load(source).make(job, scan, folder, section))
+            track = sources.load(source).make(job, scan, folder, section)
+            table = tracks.to_table(track)
         except (Unwanted, ValueError) as error:
             return Dropped(name, str(error), bad=not isinstance(error, Unwanted))
+        if isinstance(section, PrepareRecorded):
+            mix = np.sum([stem.audio for stem in track.stems], axis=0)
+            heard = {"notes": track.notes, "sketch": fingerprint.sketch(mix).tolist()}
+            path.with_suffix(".json").write_text(json.dumps(heard))
         tracks.write_tables(path, [table])
     rows = pq.read_table(path, columns=["instrument", "samples"]).to_pylist()
     seconds = rows[0]["samples"] / SAMPLE_RATE_HZ
@@ -179,7 +203,7 @@ def open_aside(params: Params, source: str) -> Path:
     """Make the folder for what is not finished; it starts empty where anything has changed."""
     aside = _aside(params, source)
     here = Path(__file__).parent
-    code = [here / f"{name}.py" for name in ("prepare", "tracks", "audio")]
+    code = [here / f"{name}.py" for name in ("prepare", "tracks", "audio", "fingerprint")]
     code += sorted((here / "sources").glob("*.py"))
     key = {
         "seed": params.prepare.seed,
@@ -197,7 +221,14 @@ def open_aside(params: Params, source: str) -> Path:
     return aside
 
 
-def finish(params: Params, source: str, kept: list[Kept], dropped: list[Dropped]) -> Summary:
+def finish(
+    params: Params,
+    source: str,
+    kept: list[Kept],
+    dropped: list[Dropped],
+    *,
+    mapper: pool.Map = map,
+) -> Summary:
     """Check the whole, join the tracks by split, write the report, and put all into place."""
     _refuse_bad(params, source, len(kept), dropped)
     splits = {split: [track for track in kept if track.split == split] for split in tracks.SPLITS}
@@ -216,11 +247,18 @@ def finish(params: Params, source: str, kept: list[Kept], dropped: list[Dropped]
     whole = aside / "whole"
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
-    for split, members in splits.items():
-        for number, first in enumerate(range(0, len(members), TRACKS_A_FILE)):
-            group = members[first : first + TRACKS_A_FILE]
-            tables = (pq.read_table(_track_file(aside, track.track)) for track in group)
-            tracks.write_tables(whole / f"{split}-{number:05d}.parquet", tables)
+    files = [
+        (
+            f"{split}-{number:05d}.parquet",
+            [track.track for track in members[first:][:TRACKS_A_FILE]],
+        )
+        for split, members in splits.items()
+        for number, first in enumerate(range(0, len(members), TRACKS_A_FILE))
+    ]
+    _mapped(mapper, partial(join, aside=aside), files, f"join {source}", unit="files")
+    section = getattr(params.prepare, source)
+    if isinstance(section, PrepareRecorded):
+        _write_findings(whole / FINDINGS, aside, kept, section)
     (whole / REPORT).write_text(json.dumps(asdict(summary), indent=1) + "\n")
     final = params.paths.prepare(source)
     if final.exists():
@@ -228,6 +266,31 @@ def finish(params: Params, source: str, kept: list[Kept], dropped: list[Dropped]
     whole.replace(final)
     shutil.rmtree(aside)
     return summary
+
+
+def join(file: tuple[str, list[str]], *, aside: Path) -> None:
+    """Join tracks that lie aside to a parquet of the finished folder."""
+    name, members = file
+    tables = (pq.read_table(_track_file(aside, track)) for track in members)
+    tracks.write_tables(aside / "whole" / name, tables)
+
+
+def _write_findings(path: Path, aside: Path, kept: list[Kept], section: PrepareRecorded) -> None:
+    """Write what was done to tracks, and which of different splits sound alike."""
+    heard = {
+        track.track: json.loads(_track_file(aside, track.track).with_suffix(".json").read_text())
+        for track in kept
+    }
+    sketches = {name: np.asarray(found["sketch"], np.uint32) for name, found in heard.items()}
+    splits = {track.track: track.split for track in kept}
+    duplicates = [
+        {"tracks": [a, b], "splits": [splits[a], splits[b]], "share": round(share, 3)}
+        for a, b, share in fingerprint.alike(sketches, splits, least=section.duplicate)
+    ]
+    for found in duplicates:
+        logger.warning("prepare: sound alike across splits: %s", found)
+    notes = {name: found["notes"] for name, found in heard.items() if found["notes"]}
+    path.write_text(json.dumps({"near_duplicates": duplicates, "notes": notes}, indent=1) + "\n")
 
 
 def _aside(params: Params, source: str) -> Path:
@@ -261,61 +324,19 @@ def _refuse_bad(params: Params, source: str, kept: int, dropped: Sequence[Droppe
         )
 
 
-def _counted(items: Iterable[Any], total: int, name: str, *, unit: str) -> list[Any]:
-    """Collect items as they come, and show how many there are."""
-    collected = []
-    with progress.track(total, name, unit=unit) as tick:
-        for item in items:
-            collected.append(item)
-            tick()
+def _mapped(
+    mapper: pool.Map, function: Any, items: Sequence[Any], name: str, *, unit: str
+) -> list[Any]:
+    """Apply a function to all items, a few a task, and show how many are done."""
+    size = max(1, min(MOST_TRACKS_A_TASK, len(items) // TASKS))
+    tasks = [items[first : first + size] for first in range(0, len(items), size)]
+    collected: list[Any] = []
+    with progress.track(len(items), name, unit=unit) as tick:
+        for outcomes in mapper(partial(_apply, function), tasks):
+            collected += outcomes
+            tick(len(outcomes))
     return collected
 
 
-@contextmanager
-def process_map(workers: int | str) -> Iterator[Map]:
-    """Yield a `map` over so many processes of one thread each; `auto` is one a core."""
-    count = (os.cpu_count() or 1) if workers == "auto" else int(workers)
-    if count == 1:
-        yield map
-        return
-    context = multiprocessing.get_context("spawn")
-    with (
-        _single_threaded(),
-        ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as pool,
-    ):
-        try:
-            yield pool.map
-        except BrokenProcessPool as error:
-            raise ChildProcessError(
-                "prepare: a worker process died, most likely for want of memory; run again, it "
-                "goes on where it stopped, with fewer prepare.workers if it happens again"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Let processes that start in here use one thread each: the cores are shared out already."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent does, even when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+def _apply(function: Any, items: Sequence[Any]) -> list[Any]:
+    return [function(item) for item in items]

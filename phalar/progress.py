@@ -74,6 +74,33 @@ def _plain(total: int, name: str, unit: str) -> Callable[..., None]:
     return tick
 
 
+def transfer(name: str) -> Callable[[int, int | None], None]:
+    """Return what reports the bytes of one of several transfers, a line now and then for each.
+
+    Several bars would need one place that knows of all threads; lines do not.
+    """
+    start = last = time.monotonic()
+    first: int | None = None
+
+    def show(done: int, total: int | None) -> None:
+        nonlocal last, first
+        now = time.monotonic()
+        first = done if first is None else first
+        is_end = done == total
+        if not is_end and now - last < PLAIN_LINE_EVERY_S:
+            return
+        last = now
+        rate = max(done - first, 0) / max(now - start, 1e-9)
+        whole = f" of {total / 1e6:.1f}" if total else ""
+        left_s = round((total - done) / rate) if total and rate else 0
+        tail = f", {left_s // 60}:{left_s % 60:02d} left" if left_s else ""
+        line = f"{name}: {done / 1e6:.1f}{whole} MB, {rate / 1e6:.1f} MB/s{tail}"
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    return show
+
+
 def _pace(done: float, total: float, elapsed_s: float, unit: str) -> str:
     """Rate and what is left, such as `tracks, 3.1/s, 0:42 left`."""
     if not done or not elapsed_s:

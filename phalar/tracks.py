@@ -47,6 +47,9 @@ SCHEMA = pa.schema(
 )
 """One row a stem; what is true of the whole track stands in each of its rows."""
 
+MOST_STEMS = 64
+"""`render` names the stems of a side by the bits of one integer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stem:
@@ -83,6 +86,8 @@ class Track:
     downbeats_s: list[float] = field(default_factory=list)
     chords: list[tuple[float, float, str]] = field(default_factory=list)
     """(start, end, label) with labels such as `C:maj`, `A:min`, `N`."""
+    notes: list[str] = field(default_factory=list)
+    """What was done to it on the way, for the report; not part of the parquet."""
 
 
 def validate(track: Track) -> None:
@@ -101,6 +106,11 @@ def validate(track: Track) -> None:
     for stem in track.stems:
         if not np.isfinite(stem.audio).all():
             raise ValueError(f"{name}/{stem.name}: holds samples that are not finite")
+        peak = float(np.abs(stem.audio).max())
+        if peak > 1.0:
+            raise ValueError(
+                f"{name}/{stem.name}: peak {peak:g} is beyond full scale (1.0); scale the track"
+            )
 
 
 def to_table(track: Track) -> pa.Table:

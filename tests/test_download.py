@@ -190,5 +190,5 @@ def test_an_unknown_source_is_refused(settings):
 
 
 def test_every_source_has_its_parameters():
-    assert set(sources.SOURCES) == set(params.Download.model_fields)
+    assert set(sources.SOURCES) == set(params.Download.model_fields) - {"fetch"}
     assert set(sources.SOURCES) <= set(params.Prepare.model_fields)

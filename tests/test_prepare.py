@@ -287,23 +287,6 @@ def test_a_full_disk_leaves_a_state_to_go_on_from(done, tmp_path, monkeypatch):
     assert digests(loaded) == digests(done[0])
 
 
-def test_a_dead_worker_is_one_clear_error():
-    with (
-        pytest.raises(
-            ChildProcessError, match=r"a worker process died, .* want of memory; run again"
-        ),
-        prepare.process_map(2) as mapper,
-    ):
-        list(mapper(os._exit, [1]))
-
-
-def test_workers_use_one_thread_and_the_parent_keeps_its_own(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    with prepare.process_map(2) as mapper:
-        assert list(mapper(os.getenv, ["OMP_NUM_THREADS"])) == ["1"]
-    assert os.environ["OMP_NUM_THREADS"] == "7"
-
-
 def test_shares_of_many_songs_are_those_asked_for():
     split = Splits(salt=1, train=0.7, valid=0.1, test=0.2)
     places = [prepare.split_of("bands", f"song {number}", split) for number in range(5000)]

@@ -13,7 +13,13 @@ from phalar.params.data import (
     Download,
     DownloadBands,
     DownloadChorales,
+    DownloadCocochorales,
+    DownloadOwn,
+    DownloadWhole,
+    Fetch,
     Prepare,
+    PrepareMoisesdb,
+    PrepareRecorded,
     PrepareScores,
     Render,
     Splits,
@@ -35,13 +41,19 @@ __all__ = [
     "Download",
     "DownloadBands",
     "DownloadChorales",
+    "DownloadCocochorales",
+    "DownloadOwn",
+    "DownloadWhole",
     "Evaluate",
+    "Fetch",
     "Noise",
     "Noises",
     "Optimiser",
     "Params",
     "Paths",
     "Prepare",
+    "PrepareMoisesdb",
+    "PrepareRecorded",
     "PrepareScores",
     "Promote",
     "Register",
@@ -78,10 +90,13 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _sources_are_known(self) -> Params:
-        known = list(Download.model_fields)
+        known = [name for name in Download.model_fields if name != "fetch"]
         for name in self.sources:
             if name not in known:
                 raise ValueError(f"sources: {name!r} is unknown; choose from {', '.join(known)}")
+            for stage, section in (("download", self.download), ("prepare", self.prepare)):
+                if getattr(section, name) is None:
+                    raise ValueError(f"{stage}.{name} is missing, {name!r} is in sources; add it")
             if name not in self.render.weights:
                 raise ValueError(f"render.weights: no weight for source {name!r}; add one")
         return self

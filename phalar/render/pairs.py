@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 from phalar import tracks, withdrawn
 from phalar.audio import LEVEL_HOP_S, SAMPLE_RATE_HZ
 from phalar.params import Params, Paths, Render
-from phalar.tracks import TrackIndex
+from phalar.tracks import MOST_STEMS, TrackIndex
 
 DRAWS = ("paper", "audible")
 """`paper` takes what chance gives; `audible` draws again until both sides are heard."""
 
 TRIES_A_TRACK = 100
 MOST_TRIES = 100 * TRIES_A_TRACK
-MOST_STEMS = 64
-"""Stems are named by the bits of one integer, so that millions of pairs fit in memory."""
 
 LEVEL_HOP_SAMPLES = round(LEVEL_HOP_S * SAMPLE_RATE_HZ)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,11 @@ from phalar.tracks import Track
 SOURCES = {
     "chorales": "phalar.sources.chorales",
     "bands": "phalar.sources.bands",
+    "slakh2100": "phalar.sources.slakh2100",
+    "cocochorales": "phalar.sources.cocochorales",
+    "moisesdb": "phalar.sources.moisesdb",
+    "musdb18hq": "phalar.sources.musdb18hq",
+    "folder": "phalar.sources.folder",
 }
 """A new source is a module with what `Source` names, a line here, and sections in params.yaml."""
 
@@ -56,6 +62,38 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class Archive:
+    """A published archive, fetched and unpacked, or one that the user has."""
+
+    name: str
+    """Path, unique within the source; where it may be found below `download.fetch.have`."""
+    url: str
+    into: str
+    """Folder below the source's download folder that it is unpacked into."""
+    wanted: str
+    """Regular expression for the names of members that are of use."""
+    size_bytes: int | None = None
+    md5: str | None = None
+    sha256: str | None = None
+    path: Path | None = None
+    """Where the user has it; it is not fetched then, and stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A folder of the user's, whose files are linked and never changed."""
+
+    path: Path
+    into: str
+    wanted: str
+
+    @property
+    def name(self) -> str:
+        """What it is called in the receipt."""
+        return self.path.name
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A track that can be made."""
 
@@ -65,6 +103,8 @@ class Entry:
     """What it is made from: paths below the source's download folder."""
     rendition: int = 0
     """Which performance, where a score is played several times."""
+    split: str | None = None
+    """Where the list of tracks decides it, and no hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +127,12 @@ class Job:
 
 
 class Source(Protocol):
-    """The functions of a source's module. `params` is its own section of params.yaml."""
+    """The functions of a source's module. `params` is its own section of params.yaml.
+
+    A source that comes in archives or lies in a folder of the user's has, in the place of
+    `download`, `pieces(params, root) -> list[Archive | Tree]`, where `root` is the folder that the
+    user's relative paths start from.
+    """
 
     LICENCE: str
     """SPDX name and what it covers."""
@@ -108,6 +153,14 @@ class Source(Protocol):
 
     def make(self, job: Job, scan: Any, folder: Path, params: Any, /) -> Track:
         """Make the track; `Unwanted` or `ValueError` drops it."""
+
+
+def slug(name: str) -> str:
+    """Turn any name into one for a track; two names stay two, whatever others there are."""
+    plain = re.sub("[^A-Za-z0-9_-]+", "-", name)
+    if plain == name:
+        return plain
+    return f"{plain.strip('-')[:60]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def load(name: str) -> Source:
