@@ -21,6 +21,8 @@ REACH_FRAMES = 32
 """A peak is joined to those that follow within a second."""
 FAN = 5
 """... the first so many of them."""
+QUIETEST = 0.2
+"""Peaks below this share of their octave's loudest do not outlive a lossy codec."""
 SKETCH = 512
 """Triples that are kept of each track."""
 COMMONEST = 50
@@ -63,7 +65,9 @@ def _peaks(audio: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.in
         level = band[np.arange(len(band)), place]
         before, after = np.r_[0, level[:-1]], np.r_[level[1:], 0]
         # Onsets and swells, not the frames in which a tone just goes on.
-        is_peak = (level > 1.1 * before) & (level >= after) & (level > 1e-3 * level.max(initial=0))
+        is_peak = (
+            (level > 1.1 * before) & (level >= after) & (level > QUIETEST * level.max(initial=0))
+        )
         time.append(np.flatnonzero(is_peak))
         frequency.append(place[is_peak] + low)
     times, frequencies = np.concatenate(time), np.concatenate(frequency)

@@ -197,6 +197,7 @@ def _once(
         _refuse_space(part, (total or 0) - start)
         _note(part).write_text(json.dumps({"url": url, "validator": _validator(answer)}))
         with part.open("r+b" if start else "wb") as file:
+            show(start, total)
             file.seek(start)
             file.truncate()
             for chunk in _chunks(answer, stop):
@@ -209,7 +210,7 @@ def _once(
 
 
 def _chunks(answer: httpx.Response, stop: threading.Event) -> Iterator[bytes]:
-    for chunk in answer.iter_raw(CHUNK_BYTES):
+    for chunk in answer.iter_raw():
         if stop.is_set():
             raise Passing("stopped")
         yield chunk

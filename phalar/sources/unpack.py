@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import os
 import re
@@ -13,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from phalar.sources import fetch
 
@@ -70,7 +72,8 @@ def unpack(archive: Path, folder: Path, *, wanted: str) -> list[Member]:
 
 
 def _unpack_tar(archive: Path, folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
-    with tarfile.open(archive, "r|*") as tar:
+    # Not tarfile's own decompression: that does not look at the checksum in the end.
+    with _decompressed(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in tar:
             kind = "" if member.isreg() or member.isdir() else "a link, a device or the like"
             name = _safe(archive, member.name, kind)
@@ -79,6 +82,18 @@ def _unpack_tar(archive: Path, folder: Path, wanted: re.Pattern[str]) -> Iterato
                 if content is None:
                     raise tarfile.ReadError(f"{name} has no content")
                 yield _write(content, folder, name)
+        while stream.read(fetch.CHUNK_BYTES):
+            pass
+
+
+def _decompressed(archive: Path) -> IO[bytes]:
+    """Open an archive as what its first bytes say it is."""
+    with archive.open("rb") as file:
+        start = file.read(6)
+    for magic, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma)):
+        if start.startswith(magic):
+            return cast(IO[bytes], module.open(archive, "rb"))
+    return archive.open("rb")
 
 
 def _unpack_zip(archive: Path, folder: Path, wanted: re.Pattern[str]) -> Iterator[Member]:
