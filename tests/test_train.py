@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -189,28 +191,32 @@ def test_a_stop_between_two_rows_is_exact_too(project):
 
 
 def test_two_processes_train_as_one(project):
-    same = {"precision": "float64", "dropout": 0.0, "steps": 3, "batch_pairs": 6}
+    # One step of Newton and Schulz: five in float64 take most of the time.
+    muon = CHANGED_OPTIMISER["muon"] | {"newton_schulz_steps": 1}
+    optimiser = CHANGED_OPTIMISER | {"muon": muon}
+    same = {"precision": "float64", "steps": 20, "batch_pairs": 6, "optimiser": optimiser}
     one, two = project("one", **same), project("two", **same, devices=2)
     train_here(*one)
     run(*two)
     # All of the network is float64; the front end, always float32, rounds by the size of a batch.
-    np.testing.assert_allclose(history(two[2]), history(one[2]), rtol=1e-6)
-    assert len(history(two[2])) == 3
+    np.testing.assert_allclose(history(two[2]), history(one[2]), rtol=1e-5)
+    assert len(history(two[2])) == 20
 
 
 def test_recomputed_activations_change_nothing_but_memory(project):
-    same = {"steps": 3, "dropout": 0.0}
+    same = {"steps": 3}
     kept, dropped = project("kept", **same), project("dropped", **same, recompute_clips=3)
     train_here(*kept)
     train_here(*dropped)
     np.testing.assert_allclose(history(dropped[2]), history(kept[2]), rtol=1e-4)
 
 
-def test_pairs_are_learnt_by_heart(project):
+def test_32_pairs_are_learnt_by_heart(project):
+    # An epoch of one batch: as many of the pairs there are as fit, the same in each epoch.
     path, params, paths = project(
         steps=40,
-        batch_pairs=16,
-        log_every_steps=5,
+        batch_pairs=32,
+        log_every_steps=1,
         dropout=0.0,
         validate={
             "every_steps": 40,
@@ -221,20 +227,34 @@ def test_pairs_are_learnt_by_heart(project):
         },
     )
     train_here(path, params, paths)
-    assert history(paths)[-1][1] > 90
+    assert history(paths)[-1][1] == 100
 
 
-def test_other_parameters_start_afresh_and_say_so(project, caplog):
+def test_other_parameters_start_afresh_and_lose_nothing(project, caplog):
     caplog.set_level(logging.INFO)
     path, params, paths = project()
     assert not train_here(path, params, paths, stop_after=2)
     path, params, paths = project(steps=5, workers=1)
     assert not train_here(path, params, paths, stop_after=1)
-    assert "(train.steps was 6, is 5), removed" in caplog.text
+    assert "other inputs (train.steps was 6, is 5); it stays there" in caplog.text
     assert "goes on at step" not in caplog.text
-    path, params, paths = project(steps=5, workers=0)
+    path, params, paths = project(steps=5, workers=0, recompute_clips=2)
     train_here(path, params, paths)
     assert "goes on at step 1 of 5" in caplog.text
+    train_here(*project())
+    assert "goes on at step 2 of 6" in caplog.text
+    assert _steps_kept(paths) == []
+
+
+def test_other_data_start_afresh_and_say_so(project, caplog):
+    caplog.set_level(logging.INFO)
+    path, params, paths = project(steps=2)
+    assert not train_here(path, params, paths, stop_after=1)
+    trials = paths.render / "trials.parquet"
+    pq.write_table(pq.read_table(trials), trials, compression="gzip")
+    train_here(path, params, paths)
+    assert re.search(r"other inputs \(data was \w{64}, is \w{64}\); it stays", caplog.text)
+    assert "goes on at step" not in caplog.text
 
 
 def test_patience_ends_a_training_that_gains_nothing(project, monkeypatch):
@@ -264,6 +284,15 @@ def test_a_loss_that_is_not_a_number_ends_it_and_keeps_the_last_checkpoint(proje
     ):
         train_here(path, params, paths)
     assert _steps_kept(paths) == [2, 3]
+
+
+def test_weights_that_are_not_finite_come_into_no_checkpoint(project):
+    adam = {"learning_rate": 1e36, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.0}
+    optimiser = CHANGED_OPTIMISER | {"adam": adam, "warmup_steps": 0, "ema_decay": 0.0}
+    path, params, paths = project(optimiser=optimiser, checkpoint_every_s=1e-3)
+    with pytest.raises(FloatingPointError, match=r"step 1 made the norm of the weights inf; lower"):
+        train_here(path, params, paths)
+    assert _steps_kept(paths) == []
 
 
 def _steps_kept(paths: Paths) -> list[int]:
@@ -377,15 +406,8 @@ def test_a_killed_rank_ends_all_and_keeps_the_last_checkpoint(project):
     assert _steps_kept(paths)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"recompute_clips": 4}, r"train.recompute_clips: variant gap .* set it to null"),
-        ({"devices": 2}, r"train.devices: variant gap .* set it to 1"),
-    ],
-)
-def test_batch_statistics_that_cannot_be_shared_are_refused(project, changes, message):
-    settings = project(variant="gap", **changes)[1].train
-    world = loop.World(0, 2 if "devices" in changes else 1, torch.device("cpu"))
-    with pytest.raises(ValueError, match=message):
+def test_a_batch_in_pieces_is_refused_where_its_statistics_need_it_whole(project):
+    settings = project(variant="gap", recompute_clips=4)[1].train
+    world = loop.World(0, 1, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"recompute_clips: variant gap .* set it to null"):
         loop._fresh_state(settings, world)

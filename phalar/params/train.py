@@ -132,7 +132,8 @@ class Train(Strict):
     compile: Literal["auto"] | bool
     """torch.compile of the backbone; `auto`: where it pays and can be done."""
     recompute_clips: Positive | None
-    """Save memory: in the backward pass compute activations anew, so many clips at a time."""
+    """Save memory: hold the activations of so many clips at a time, and compute them anew in the
+    backward pass. The loss is still that of the whole batch, and so is the gradient."""
     loss: Loss
     optimiser: Optimiser
     augment: Augment

@@ -45,8 +45,8 @@ class Checkpoints:
     root : Path
         Folder of all trainings' checkpoints.
     inputs : dict
-        What a training depends on: its parameters and the digest of its data. Another training's
-        checkpoints are removed, and the difference is said: two are not kept side by side.
+        What a training depends on: its parameters and the digest of its data. Checkpoints of
+        other inputs are not gone on from; they stay, and the difference is said.
     writes : bool
         Whether this process is the one that reads and writes; others find and save nothing.
 
@@ -63,10 +63,13 @@ class Checkpoints:
         if not writes:
             return
         for other in root.glob("*/"):
-            if other.name != self.folder.name:
-                changed = _difference(other, inputs)
-                logger.info("%s: of another training (%s), removed", other, changed)
-                shutil.rmtree(other)
+            if other.name != self.folder.name and any(other.glob(PATTERN)):
+                logger.warning(
+                    "%s: an unfinished training with other inputs (%s); it stays there: go back to "
+                    "those inputs to go on with it, or remove the folder",
+                    other,
+                    _difference(other, inputs),
+                )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_aside(self.folder / INPUTS_FILE, content)

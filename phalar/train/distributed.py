@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -84,6 +84,60 @@ def gather(own: Tensor) -> Tensor:
         return own
     gathered: Tensor = _Gather.apply(own)  # type: ignore[no-untyped-call]
     return gathered
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # What every process made of the sum depends on each process's part of it.
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over the clips of all processes, with gloo too.
+
+    `nn.SyncBatchNorm`, which is faster, takes tensors on GPUs only.
+    """
+
+    def forward(self, x_BC: Tensor) -> Tensor:
+        """Normalise the channels of (B, C, ...); every process holds as many clips."""
+        if not self.training or not dist.is_initialized():
+            return super().forward(x_BC)
+        over = [axis for axis in range(x_BC.ndim) if axis != 1]
+        count = x_BC.numel() // x_BC.shape[1] * dist.get_world_size()
+        mean_C: Tensor = _Sum.apply(x_BC.sum(over, keepdim=True)) / count  # type: ignore[no-untyped-call]
+        centred_BC = x_BC - mean_C
+        square_C: Tensor = _Sum.apply(centred_BC.square().sum(over, keepdim=True))  # type: ignore[no-untyped-call]
+        for name, found_C in (("running_mean", mean_C), ("running_var", square_C / (count - 1))):
+            self.get_buffer(name).lerp_(found_C.detach().flatten(), cast("float", self.momentum))
+        self.get_buffer("num_batches_tracked").add_(1)
+        scale_C = (square_C / count + self.eps).rsqrt() * self.weight.view_as(mean_C)
+        return centred_BC * scale_C + self.bias.view_as(mean_C)
+
+    def _check_input_dim(self, x_BC: Tensor) -> None:
+        """Take any shape."""
+
+
+def share_batch_statistics(model: nn.Module, world: World) -> None:
+    """Replace the batch normalisations within a model by ones over the global batch."""
+    if world.size == 1:
+        return
+    if world.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            shared = SharedBatchNorm(module.num_features, module.eps, module.momentum)
+            shared.load_state_dict(module.state_dict())
+            model.set_submodule(name, shared)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

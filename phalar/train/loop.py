@@ -128,6 +128,7 @@ def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[],
                 if stopping or due or validated:
                     with meter.paused():
                         meter.settle(state)
+                        state.check_finite()
                         state.run_id = recorder.run_id
                         state.seconds += time.monotonic() - saved_s
                         saved_s = time.monotonic()
@@ -150,7 +151,12 @@ def _fresh_state(settings: Train, world: World) -> State:
     if settings.identity_start is not None:
         model.similarity.start_at_identity(settings.identity_start)
     if any(isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) for module in model.modules()):
-        model = _share_statistics(model, settings, world)
+        if settings.recompute_clips is not None:
+            raise ValueError(
+                f"train.recompute_clips: variant {settings.variant} normalises over the batch and "
+                f"needs it whole; set it to null"
+            )
+        distributed.share_batch_statistics(model, world)
     model.to(world.device)
     if settings.precision == "float64":
         model.double()
@@ -161,25 +167,6 @@ def _fresh_state(settings: Train, world: World) -> State:
         average=Average(model, settings.optimiser.ema_decay),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _share_statistics(model: Phalar, settings: Train, world: World) -> Phalar:
-    """Let batch normalisation see the global batch, or refuse where it cannot."""
-    if settings.recompute_clips is not None:
-        raise ValueError(
-            f"train.recompute_clips: variant {settings.variant} normalises over the batch and "
-            f"needs it whole; set it to null"
-        )
-    if world.size == 1:
-        return model
-    if world.device.type == "cpu":
-        raise ValueError(
-            f"train.devices: variant {settings.variant} normalises over the batch, which several "
-            f"processes share on GPUs only; set it to 1"
-        )
-    convert = nn.SyncBatchNorm.convert_sync_batchnorm
-    shared: Phalar = convert(model)  # type: ignore[no-untyped-call]
-    return shared
 
 
 def _scores(

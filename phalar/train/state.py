@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +65,21 @@ class State:
                 name: tensor.detach().cpu().clone()
                 for name, tensor in self.model.state_dict().items()
             }
+
+    def check_finite(self) -> None:
+        """Refuse to go on from weights that are not finite, before a checkpoint holds them.
+
+        Raises
+        ------
+        FloatingPointError
+            The last step made them so, though its loss and its gradient were finite.
+        """
+        norm = float(torch.nn.utils.get_total_norm(p.detach() for p in self.model.parameters()))
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"train: step {self.step} made the norm of the weights {norm:g}; lower the "
+                f"learning rates in train.optimiser (checkpoints from before that step stay)"
+            )
 
     def snapshot(self) -> Snapshot:
         """Gather everything that a checkpoint must hold."""
