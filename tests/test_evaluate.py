@@ -162,7 +162,8 @@ def test_report_is_whole_and_needs_no_network(line) -> None:
     assert page.links
     assert all(link.startswith(("data:", "#")) for link in page.links)
     assert "url(http" not in text
-    assert page.tags.count("svg") == 4  # paper, songs; loss, validation
-    # Three trials, each with a submix and three or four candidates.
-    assert 3 * 4 <= page.tags.count("audio") <= 3 * 5
+    # paper, songs; scores, ranks; six changes; loss, validation
+    assert page.tags.count("svg") == 2 + 2 + 6 + 2
+    # A dozen trials, each with a submix and three or four candidates.
+    assert 12 * 4 <= page.tags.count("audio") <= 12 * 5
     assert len(text) < 10e6

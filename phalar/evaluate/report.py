@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from phalar import audio
 from phalar.evaluate import plots
 from phalar.evaluate.measure import Group, Measured
 from phalar.evaluate.retrieval import Trials, score_trials
+from phalar.evaluate.sensitivity import UNITS
 from phalar.params import Params, Paths
 from phalar.tracks import SPLITS
 from phalar.train.batches import read_pairs
@@ -39,13 +41,25 @@ PAPER = {
 }
 """Top-1 % of arXiv 2605.03929, 5 s clips, protocol `paper`; on other data than ours."""
 
-RANK_SHARES = (0.1, 0.5, 0.9)
-"""Trials to listen to stand so far down the ranking of all: a good, a middling, a bad one."""
+LISTENED = 12
+"""Trials to listen to, of all sources together."""
 
 SHOWN_CANDIDATES = 3
 
 
-def page(params: Params, paths: Paths, measured: Measured, *, split: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """What the page shows beside the figures of the trials."""
+
+    details: dict[str, Any]
+    """Of `measure_details`."""
+    sensitivity: list[dict[str, Any]]
+    """Rows of `sensitivity`; may be none."""
+    songs: dict[int, str]
+    """The song of each pair."""
+
+
+def page(params: Params, paths: Paths, measured: Measured, extra: Extra, *, split: str) -> str:
     """Lay out everything that a reader wants to know about a model as one HTML page.
 
     Parameters
@@ -53,7 +67,9 @@ def page(params: Params, paths: Paths, measured: Measured, *, split: str) -> str
     params, paths : Params, Paths
         What the line ran with, and where its records lie.
     measured : Measured
-        All figures.
+        All figures of the trials.
+    extra : Extra
+        What else is known.
     split : str
         Whose pairs were heard.
 
@@ -75,7 +91,14 @@ def page(params: Params, paths: Paths, measured: Measured, *, split: str) -> str
         measured=measured,
         headlines=list(_headlines(measured)),
         paper=PAPER,
-        curves=_in_page(plots.accuracy_over_candidates(measured)),
+        curves=_in_page(plots.accuracy_over_candidates(measured, next(iter(PAPER.values())))),
+        details=extra.details,
+        confusions=list(_confusions(extra.details)),
+        distributions=_in_page(plots.score_distributions(measured.groups, extra.songs)),
+        histograms=_in_page(plots.rank_histogram(measured.groups)),
+        sensitivities=_in_page(plots.sensitivities(extra.sensitivity, UNITS))
+        if extra.sensitivity
+        else {},
         training=_in_page(_training(paths)),
         data=_data(paths),
         model=facts,
@@ -96,6 +119,25 @@ def _headlines(measured: Measured) -> Iterator[dict[str, Any]]:
             "chance": 1 / int(candidates),
             **found,
         }
+
+
+def _confusions(details: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Lay the confusion of instruments of each source out as a square, shares of its rows."""
+    for source, protocols in details.items():
+        entry = protocols.get("paper") or next(iter(protocols.values()))
+        if counted := entry.get("confusion"):
+            names = sorted({*counted, *(name for row in counted.values() for name in row)})
+            rows = [
+                (right, sum(counted[right].values()), [counted[right].get(n, 0) for n in names])
+                for right in names
+                if right in counted
+            ]
+            yield {
+                "source": source,
+                "candidates": entry["candidates"],
+                "names": names,
+                "rows": [(right, total, [n / total for n in row]) for right, total, row in rows],
+            }
 
 
 def _in_page(plotted: dict[str, str]) -> dict[str, Markup]:
@@ -146,13 +188,16 @@ def _examples(
     params: Params, paths: Paths, measured: Measured, split: str
 ) -> Iterator[dict[str, Any]]:
     """Pick trials of each source along the ranking, with what was asked and answered, as sound."""
+    each = LISTENED // len(measured.retrieval)
+    # From the best to the worst, as far apart as can be; ties are in the order of the trials.
+    shares = [(place + 0.5) / each for place in range(each)]
     for source in measured.retrieval:
         groups = {g.trials[0].protocol: g for g in measured.groups if g.trials[0].source == source}
         group = groups.get("songs") or groups.get("paper") or next(iter(groups.values()))
         trials = group.trials[-1]
         ranks = score_trials(group.scores, trials)
         order = np.argsort(ranks, kind="stable")
-        for share in RANK_SHARES:
+        for share in shares:
             trial = int(order[int(share * len(order))])
             yield _example(params, paths, split, group, trials, trial) | {
                 "rank": int(ranks[trial]) + 1,

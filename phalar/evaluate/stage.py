@@ -46,7 +46,8 @@ def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
     _write(paths.evaluate / SENSITIVITY, _csv(changed, COLUMNS))
     _write(paths.evaluate / CURVE, _csv(measured.curve, list(measured.curve[0])))
     _write(paths.evaluate / PLOT, plots.on_white(plots.overview(measured)))
-    _write(paths.evaluate / REPORT, report.page(params, paths, measured, split=SPLIT))
+    extra = report.Extra(details, changed, read_songs(paths.render))
+    _write(paths.evaluate / REPORT, report.page(params, paths, measured, extra, split=SPLIT))
     ranks.write(paths.evaluate / ranks.RANKS, _ranks(measured, params, paths))
     # Last: where it is, the rest is.
     _write(paths.evaluate / METRICS, json.dumps(metrics, indent=1) + "\n")
