@@ -77,22 +77,32 @@ def task(function: Callable[P, R], *, name: str, retries: int = 0) -> Callable[P
     def step(*args: P.args, **kwargs: P.kwargs) -> R:
         if not _connected:
             return function(*args, **kwargs)
-        import prefect
-        from prefect.cache_policies import NO_CACHE
-        from prefect.tasks import exponential_backoff
-
-        decorate = prefect.task(
-            name=name,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-            retries=retries,
-            retry_delay_seconds=exponential_backoff(2),
-            retry_jitter_factor=0.5,
-            retry_condition_fn=_is_passing,
-        )
-        return decorate(function)(*args, **kwargs)
+        return prefect_task(function, name=name, retries=retries)(*args, **kwargs)  # type: ignore[no-any-return]
 
     return step
+
+
+def is_connected() -> bool:
+    """Tell whether Prefect records this run."""
+    return _connected
+
+
+def prefect_task(function: Callable[..., Any], *, name: str, retries: int = 0) -> Any:
+    """Make a task of Prefect's from a function."""
+    import prefect
+    from prefect.cache_policies import NO_CACHE
+    from prefect.tasks import exponential_backoff
+
+    decorate = prefect.task(
+        name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=retries,
+        retry_delay_seconds=exponential_backoff(2),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_is_passing,
+    )
+    return decorate(function)
 
 
 def flow(function: Callable[P, R]) -> Callable[P, R]:

@@ -3,16 +3,16 @@
 from typing import Any
 
 import phalar.render
+from flows import mapping
 from flows.command import Line, main
-from flows.orchestrator import flow, task
-
-draw_pairs = task(phalar.render.run, name="draw pairs")
+from flows.orchestrator import flow
 
 
 @flow
 def render(line: Line) -> Any:
-    """Draw pairs from all sources and write them as shards."""
-    return draw_pairs(line.params, line.params.paths)
+    """Draw pairs from all sources and write them as shards, a few tracks a task."""
+    over = mapping.tasks("mix and seal", runner=line.params.render.runner)
+    return phalar.render.run(line.params, line.params.paths, over=over)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ REPORT = "report.json"
 FINDINGS = "findings.json"
 """Of recorded sources: what was done to tracks on the way, and which are alike across splits."""
 
-TASKS = 200
+TASKS = 96
 MOST_TRACKS_A_TASK = 32
 """A task is a few tracks: enough to be worth its record, few enough to lose when it is killed."""
 

@@ -30,6 +30,7 @@ UNTRACKED_PARAMS = {
     "download.fetch.have",
     "prepare.workers",
     "render.workers",
+    "render.runner",
     "train.log_every_steps",
     "train.checkpoint_every_s",
     "train.recompute_clips",

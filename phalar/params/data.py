@@ -162,6 +162,9 @@ class Render(Strict):
 
     seed: Seed
     workers: Workers
+    runner: Annotated[str, Field(pattern=r"^(processes|dask|(tcp|tls)://.+)$")]
+    """`processes` of this machine, `dask` (a cluster started here), or a Dask scheduler's address;
+    the bytes are the same."""
     weights: dict[str, PositiveFloat]
     """Share of the training pairs that each source gives; relative, one entry a source."""
     pairs: Counts

@@ -64,7 +64,7 @@ class Summary:
     shards: int
 
 
-def run(params: Params, paths: Paths) -> Summary:
+def run(params: Params, paths: Paths, *, over: pool.Over = pool.mapper) -> Summary:
     """Render every pair of every split, and freeze the trials.
 
     Pairs are drawn first, then mixed in parallel, track by track, then sealed shard by shard, all
@@ -89,7 +89,7 @@ def run(params: Params, paths: Paths) -> Summary:
     tasks = [task for pairs, layout in parts for task in shards.tasks(pairs, layout)]
     jobs = [(layout, shard) for _, layout in parts for shard in range(layout.shards)]
     total = sum(layout.pairs for _, layout in parts)
-    with pool.mapper(settings.workers, "render") as mapper:
+    with over(settings.workers, "render") as mapper:
         with progress.track(total, "render", unit="pairs") as tick:
             for count in mapper(partial(shards.mix, aside=aside), tasks):
                 tick(count)
@@ -115,7 +115,7 @@ def run(params: Params, paths: Paths) -> Summary:
 def _open_aside(params: Params, paths: Paths, parts: list[tuple[Pairs, Layout]]) -> Path:
     """Folder for what is not finished; emptied where it was begun with anything different."""
     aside = paths.render.with_name(paths.render.name + ".part")
-    digest = hashlib.sha256(params.render.model_dump_json(exclude={"workers"}).encode())
+    digest = hashlib.sha256(params.render.model_dump_json(exclude={"workers", "runner"}).encode())
     for code in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(code.read_bytes())
     for pairs, _ in parts:
