@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from phalar import registry, runlog
@@ -150,15 +149,11 @@ def search(path: Path, wanted: Wanted) -> list[Sighting]:
     with pq.ParquetFile(path) as file:
         table = file.read(columns=ABOUT)
         rows = np.flatnonzero(_matches(table, wanted))
-        starts = np.cumsum(
-            [0, *(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))]
-        )
-        groups = np.searchsorted(starts, rows, side="right") - 1
         shards: list[dict[str, int]] = []
-        for group in np.unique(groups):
-            column = file.read_row_group(int(group), columns=["shards"])["shards"]
-            here = column.take(pa.array(rows[groups == group] - starts[group]))
-            shards += [{each["shard"]: each["pairs"] for each in row} for row in here.to_pylist()]
+        for group, places in _by_group(file, rows):
+            column = file.read_row_group(group, columns=["shards"])["shards"]
+            here = column.take(pa.array(places)).to_pylist()
+            shards += [{each["shard"]: each["pairs"] for each in row} for row in here]
     kept = ("source", "track", "split", "pairs", "artist", "licence")
     return [
         Sighting(**{name: row[name] for name in kept}, shards=places)
@@ -216,21 +211,48 @@ def _prepared(paths: Paths, wanted: Wanted) -> Iterator[Known]:
 
 
 def _scan(path: Path, tracks: Iterable[Known]) -> list[Sighting]:
-    """Count the pairs of tracks by shard; the columns of names are all that is read."""
+    """Count the pairs of tracks by shard: names first, then the rows of what was found alone."""
     about = {(source, track): rest for source, track, *rest in tracks}
-    names: dict[str, list[str]] = defaultdict(list)
-    for source, track in about:
-        names[source].append(track)
-    found = []
-    for source, wanted in sorted(names.items()):
-        fits = (pc.field("source") == source) & pc.field("track").isin(wanted)
-        table = ds.dataset(path).to_table(columns=["track", "split", "shard"], filter=fits)
-        counted = table.group_by(["track", "split", "shard"]).aggregate([([], "count_all")])
-        shards: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-        for row in counted.sort_by("shard").to_pylist():
-            shards[row["track"], row["split"]][row["shard"]] = row["count_all"]
-        for (track, split), places in sorted(shards.items()):
-            artist, licence = about[source, track]
-            pairs = sum(places.values())
-            found.append(Sighting(source, track, split, pairs, artist, licence, places))
-    return found
+    if not about:
+        return []
+    keys = ["source", "track", "split", "shard"]
+    with pq.ParquetFile(path, read_dictionary=keys) as file:
+        wanted = [pa.array(sorted({key[place] for key in about})) for place in (0, 1)]
+        names = file.read(columns=keys[:2])
+        fits = [_is_in(names[key], each) for key, each in zip(keys[:2], wanted, strict=True)]
+        parts = [
+            file.read_row_group(group, columns=keys).take(pa.array(rows))
+            for group, rows in _by_group(file, np.flatnonzero(np.logical_and(*fits)))
+        ]
+    if not parts:
+        return []
+    table = pa.concat_tables(parts).cast(pa.schema([(key, pa.string()) for key in keys]))
+    shards: dict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
+    for row in table.group_by(keys).aggregate([([], "count_all")]).sort_by("shard").to_pylist():
+        # A name that another source has too is not meant.
+        if (row["source"], row["track"]) in about:
+            shards[row["source"], row["track"], row["split"]][row["shard"]] = row["count_all"]
+    return [
+        Sighting(*key, sum(places.values()), *about[key[:2]], shards=places)
+        for key, places in sorted(shards.items())
+    ]
+
+
+def _is_in(column: pa.ChunkedArray, wanted: pa.Array) -> Any:
+    """Tell which rows of a dictionary column are wanted: its few words are compared, once each."""
+    return np.concatenate(
+        [
+            pc.is_in(chunk.dictionary, wanted).to_numpy(zero_copy_only=False)[chunk.indices]
+            for chunk in column.chunks
+        ]
+        or [np.zeros(0, dtype=bool)]
+    )
+
+
+def _by_group(file: pq.ParquetFile, rows: Any) -> Iterator[tuple[int, Any]]:
+    """Give the row groups that hold some rows, each with where they stand in it."""
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    starts = np.cumsum([0, *sizes])
+    groups = np.searchsorted(starts, rows, side="right") - 1
+    for group in np.unique(groups):
+        yield int(group), rows[groups == group] - starts[group]
