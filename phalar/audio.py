@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -27,6 +28,9 @@ PLAUSIBLE_HZ = (8_000, 384_000)
 
 OPEN_END_BYTES = 0x7FFF_0000
 """From here on the size in a header says that its writer did not know."""
+
+OGG_PAGE_BYTES = 65_536
+"""No page of an Ogg is longer."""
 
 SILENCE_DB = -100.0
 """The level of digital silence, so that levels stay finite."""
@@ -105,6 +109,8 @@ def read_recorded(
         with soundfile.SoundFile(file) as sound:
             rate_hz = _plausible_rate(file, int(sound.samplerate), only_hz)
             _refuse_cut(file, sound.extra_info)
+            if sound.format == "OGG":
+                _refuse_cut_ogg(Path(file))
             stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, quality=QUALITY)
             kept = round(longest_s * rate_hz)
             buffer = np.empty((BLOCK_FRAMES, sound.channels), dtype=np.float32)
@@ -166,6 +172,16 @@ def _refuse_cut(file: str | PathLike[str], info: str) -> None:
                 f"{file}: holds {held} of the {said} bytes that its chunk {name!r} says; it is "
                 f"cut, get it again"
             )
+
+
+def _refuse_cut_ogg(file: Path) -> None:
+    """Refuse an Ogg whose last page is not marked as the last: libsndfile plays what there is."""
+    with file.open("rb") as stream:
+        stream.seek(max(file.stat().st_size - OGG_PAGE_BYTES, 0))
+        tail = stream.read()
+    page = tail.rfind(b"OggS")
+    if page < 0 or not tail[page + 5 : page + 6] or not tail[page + 5] & 4:
+        raise ValueError(f"{file}: its end is missing; it is cut, get it again")
 
 
 def mono(audio: np.ndarray) -> np.ndarray:

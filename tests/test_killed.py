@@ -1,0 +1,110 @@
+"""Kill -9 at random moments of download, prepare and render; the next run ends the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import miniatures
+import pytest
+import web
+import yaml
+
+from phalar import params
+
+ROOT = Path(__file__).parents[1]
+TIMES = 20
+
+STAGE = """
+import sys
+from pathlib import Path
+import phalar.download, phalar.params, phalar.prepare, phalar.render
+
+if __name__ == "__main__":
+    root, stage, cocochorales.URL = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    cocochorales.MD5.clear()
+    loaded = phalar.params.load(root / "params.yaml")
+    if stage == "download":
+        phalar.download.run(loaded, "cocochorales")
+    elif stage == "prepare":
+        phalar.prepare.run(loaded, "cocochorales")
+    else:
+        phalar.render.run(loaded, loaded.paths)
+"""
+
+ARCHIVES = ("train/1", "train/2", "valid/1", "test/1")
+
+
+def project(root: Path) -> params.Params:
+    """Write parameters of a line of three stages on a small CocoChorales."""
+    chosen = {"train": [1, 2], "valid": [1], "test": [1]}
+    miniatures.settings(root, "cocochorales", download=chosen)
+    path = root / "params.yaml"
+    raw = yaml.safe_load(path.read_text())
+    raw["prepare"]["workers"] = 2
+    raw["render"] |= {
+        "workers": 2,
+        "pairs": {"train": 400, "valid": 40, "test": 40},
+        "pair_s": {"train": 0.5, "valid": 0.5, "test": 0.5},
+        "pairs_per_shard": 50,
+        "trial_candidates": [2],
+    }
+    path.write_text(yaml.safe_dump(raw))
+    (root / "stage.py").write_text(STAGE)
+    return params.load(path)
+
+
+def start(root: Path, stage: str, url: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, str(root / "stage.py"), str(root), stage, url],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def digest(root: Path) -> dict[str, str]:
+    """SHA-256 of all that the stages leave; what is aside counts too, so that nothing may be."""
+    found = {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((root / "data").rglob("*"))
+        if path.is_file()
+    }
+    assert not [name for name in found if ".part" in name]
+    return found
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_and_run_again_gives_the_same_bytes(tmp_path):
+    chance = random.Random(1)
+    with web.serve() as site:
+        for place, name in enumerate(ARCHIVES):
+            site.files[f"{name}.tar.bz2"] = miniatures.cocochorales(
+                {f"string_track{10 * place + n:06d}": "violin viola cello" for n in range(10)}
+            )
+            # So that a kill finds something on its way.
+            site.faults[f"{name}.tar.bz2"] = ["slow"] * 1000
+        project(tmp_path / "whole")
+        took_s = {}
+        for stage in ("download", "prepare", "render"):
+            begun = time.monotonic()
+            assert start(tmp_path / "whole", stage, site.url).wait() == 0
+            took_s[stage] = time.monotonic() - begun
+        expected = digest(tmp_path / "whole")
+        assert len([name for name in expected if name.endswith(".tar")]) == 10
+        killed = 0
+        project(tmp_path / "killed")
+        for stage in took_s:
+            for _ in range(TIMES):
+                child = start(tmp_path / "killed", stage, site.url)
+                time.sleep(chance.uniform(0.2, 1.0) * took_s[stage])
+                killed += child.poll() is None
+                child.kill()
+                child.wait()
+            assert start(tmp_path / "killed", stage, site.url).wait() == 0
+        assert killed >= TIMES
+        assert digest(tmp_path / "killed") == expected
