@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
@@ -200,6 +201,51 @@ def load_mono(file: str | PathLike[str] | bytes) -> np.ndarray:
     """Decode, mix down and resample a whole file to float32 (N,) at `SAMPLE_RATE_HZ`."""
     audio, rate_hz = read_audio(file)
     return resample(mono(audio), rate_hz)
+
+
+def blocks_mono(file: str | PathLike[str], *, block_s: float = 60.0) -> Iterator[np.ndarray]:
+    """Decode, mix down and resample a file block by block: a long one takes no more memory.
+
+    Parameters
+    ----------
+    file : path
+        Any format that libsndfile reads.
+    block_s : float
+        How much is decoded at a time.
+
+    Yields
+    ------
+    float32 array [shape=(N,)]
+        At `SAMPLE_RATE_HZ`; together what `load_mono` gives, but for rounding.
+
+    Raises
+    ------
+    ValueError
+        The file cannot be decoded, is empty, ends before its header says, or holds samples that
+        are no numbers.
+    """
+    done = 0
+    try:
+        with soundfile.SoundFile(file) as sound:
+            rate_hz, frames = int(sound.samplerate), int(sound.frames)
+            stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", quality="HQ")
+            while len(block := sound.read(round(block_s * rate_hz), "float32", always_2d=True)):
+                done += len(block)
+                if not np.isfinite(block).all():
+                    raise ValueError(f"{file}: holds samples that are no numbers; export it again")
+                heard = mono(block.T)
+                last = done >= frames
+                yield heard if rate_hz == SAMPLE_RATE_HZ else stream.resample_chunk(heard, last)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        # Its own words repeat the path, which may be long.
+        why = getattr(error, "error_string", error)
+        raise ValueError(
+            f"{file}: cannot be decoded ({why}); give a WAV, FLAC, AIFF, OGG or MP3 file"
+        ) from error
+    if done == 0:
+        raise ValueError(f"{file}: holds no samples; replace or remove the file")
+    if done != frames:
+        raise ValueError(f"{file}: ends after {done} of {frames} samples; it is cut, get it again")
 
 
 def encode(audio: np.ndarray, *, container: str = "FLAC") -> bytes:

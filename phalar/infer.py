@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phalar import audio
+from phalar import audio, calibration
 from phalar.model import Phalar, weights
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def load_model(name: str | PathLike[str]) -> Phalar:
     path, text = Path(name), str(name)
     # A folder of that name need not be a model: the package itself is one called `phalar`.
     if path.suffix == ".safetensors" or (path / weights.WEIGHTS_FILE).is_file():
-        return weights.load_model(path)
+        return _load(path)
     if isinstance(name, PathLike) or not REGISTERED.fullmatch(text):
         raise FileNotFoundError(
             f"{text}: no such model; give a folder with model.safetensors and model.json, or a "
@@ -60,7 +60,16 @@ def load_model(name: str | PathLike[str]) -> Phalar:
     # MLflow takes seconds to import, and a model on disk does not need it.
     from phalar import registry
 
-    return weights.load_model(registry.fetch(text))
+    return _load(registry.fetch(text))
+
+
+def _load(path: Path) -> Phalar:
+    """Load a model from disk, and with it what its scores mean, where that was measured."""
+    model = weights.load_model(path)
+    folder = path.parent if path.suffix == ".safetensors" else path
+    if model.sha256 is not None and (found := calibration.find(folder, model.sha256)):
+        model.extra["calibration"] = calibration.as_record(found)
+    return model
 
 
 def embed(
@@ -110,8 +119,9 @@ def score(
     """Score how well two parts of music fit when both start together; higher is better.
 
     The score does not depend on the order. Its scale is the model's own: compare scores of one
-    model with each other. Both are cut to the length of the shorter one, because an embedding
-    measures time in fractions of what it heard. Parameters and errors are those of `embed`.
+    model with each other, or take their `percentile`. Both are cut to the length of the shorter
+    one, because an embedding measures time in fractions of what it heard. Parameters and errors are
+    those of `embed`.
     """
     heard = [_moment(sound, sample_rate, start_s=start_s, seconds=seconds) for sound in (a, b)]
     shorter = min(len(sound) for sound in heard)
@@ -176,6 +186,26 @@ def _from_array(
     if not np.issubdtype(samples.dtype, np.floating) or not np.isfinite(samples).all():
         raise ValueError(f"array {shape} of {samples.dtype}: must be of finite floats or int16")
     return audio.resample(audio.mono(samples), sample_rate)
+
+
+def percentile(model: Phalar, score: float) -> float | None:
+    """Say how many percent of mismatched pairs score lower, 0 to 100.
+
+    Parameters
+    ----------
+    model : Phalar
+        From `load_model`.
+    score : float
+        From `phalar.score` or `model.score`, best of clips of about the length that the model was
+        evaluated with.
+
+    Returns
+    -------
+    float or None
+        None for a model that was not evaluated, such as one that was just built.
+    """
+    record = model.extra.get("calibration")
+    return None if record is None else calibration.from_record(record).percentile(score)
 
 
 class Served:

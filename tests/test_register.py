@@ -12,7 +12,7 @@ import yaml
 from test_lineage import SOURCE, make_project
 
 import phalar
-from phalar import params, register, runlog
+from phalar import calibration, params, register, runlog
 from phalar.lineage import record
 from phalar.model import ModelConfig, build_model, save_model
 
@@ -59,6 +59,8 @@ def made(tmp_path_factory, tiny_songs, settings):
     }
     (paths.train / "run.json").write_text(json.dumps(facts))
     paths.evaluate.mkdir()
+    sha256 = json.loads((paths.train / "model.json").read_text())["sha256"]
+    calibration.write(calibration.measure([np.linspace(0, 1, 99)], sha256), paths.evaluate)
     (paths.evaluate / "metrics.json").write_text(json.dumps(figures(0.7, 0.6)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
@@ -105,7 +107,9 @@ def test_registered_model_embeds_as_the_one_on_disk(made) -> None:
 @pytest.mark.parametrize("name", ["phalar", "phalar@challenger", "phalar/1", "models:/phalar/1"])
 def test_model_loads_by_its_registered_name(made, name) -> None:
     paths, _, _ = made
-    weights = [phalar.load_model(each).state_dict() for each in (name, paths.train)]
+    models = [phalar.load_model(each) for each in (name, paths.train)]
+    weights = [model.state_dict() for model in models]
+    assert [phalar.percentile(model, 0.25) for model in models] == [pytest.approx(25)] * 2
     assert all(torch.equal(weights[0][key], value) for key, value in weights[1].items())
 
 

@@ -15,15 +15,28 @@ from phalar.cli import (
     compare,
     embed,
     import_checkpoint,
+    index,
     lineage,
     listening,
     promote,
     score,
+    search,
     withdraw,
 )
 from phalar.cli.options import DONE, FAILED, INTERRUPTED, WRONG_USE, WrongUseError
 
-COMMANDS = (score, embed, compare, listening, lineage, withdraw, promote, import_checkpoint)
+COMMANDS = (
+    score,
+    embed,
+    index,
+    search,
+    compare,
+    listening,
+    lineage,
+    withdraw,
+    promote,
+    import_checkpoint,
+)
 """In the order of `phalar --help`; each module has a `register` that adds its command to the app.
 
 Modules here import what takes long (torch, MLflow) within their functions only, so that `--help`

@@ -24,11 +24,16 @@ def score(
     seconds: Seconds = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Score how well two parts of music fit when both start together; higher is better."""
+    """Score how well two parts of music fit when both start together; higher is better.
+
+    Beside the score stands how many percent of pairs that do not belong together score lower.
+    """
     need_files(a, b)
     loaded = load(model)
     value = phalar.score(loaded, a, b, start_s=start, seconds=seconds)
+    percent = phalar.percentile(loaded, value)
     if as_json:
-        print_json({"score": value, "a": str(a), "b": str(b), "model": model})
+        record = {"score": value, "percentile": percent, "a": str(a), "b": str(b), "model": model}
+        print_json(record)
     else:
-        typer.echo(f"{value:.4f}")
+        typer.echo(f"{value:.4f}" + ("" if percent is None else f"  {percent:.1f} of 100"))

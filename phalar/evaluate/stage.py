@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from phalar import progress
+from phalar import calibration, progress
 from phalar.evaluate import hearing, plots, ranks, report
 from phalar.evaluate.bootstrap import Bootstrap
 from phalar.evaluate.details import measure_details, read_facts
 from phalar.evaluate.measure import Measured, measure
+from phalar.evaluate.mismatched import mismatched_scores
 from phalar.evaluate.retrieval import read_trials
 from phalar.evaluate.sensitivity import COLUMNS, Probe, count_rows, sensitivity
 from phalar.model import Phalar, load_model
@@ -49,6 +50,8 @@ def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
     extra = report.Extra(details, changed, read_songs(paths.render))
     _write(paths.evaluate / REPORT, report.page(params, paths, measured, extra, split=SPLIT))
     ranks.write(paths.evaluate / ranks.RANKS, _ranks(measured, params, paths))
+    scores = mismatched_scores(measured, read_songs(paths.render))
+    calibration.write(calibration.measure(scores, str(model.sha256)), paths.evaluate)
     # Last: where it is, the rest is.
     _write(paths.evaluate / METRICS, json.dumps(metrics, indent=1) + "\n")
     for line in _lines(measured):

@@ -93,6 +93,8 @@ class Phalar(nn.Module):
         self.config = config
         self.extra: dict[str, Any] = {}
         """What was saved with the model: facts of its training and origin."""
+        self.sha256: str | None = None
+        """Digest of the weights' file that it was loaded from; None for one that was built."""
         self.front_end = _front_end(config.variant)
         self.encoder = (
             HarmonicPercussiveEncoder() if config.variant == "cocola" else Encoder(config.dropout)

@@ -122,7 +122,7 @@ def load_model(path: str | Path) -> Phalar:
     model = build_model(config, generator=torch.Generator().manual_seed(0))
     check_tensors(tensors, model.state_dict(), source=weights_path)
     model.load_state_dict(tensors)
-    model.extra = facts["extra"]
+    model.extra, model.sha256 = facts["extra"], facts["sha256"]
     return model.eval()
 
 

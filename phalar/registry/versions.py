@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from phalar import audio, runlog
+from phalar import audio, calibration, runlog
 from phalar.params import Params, Paths
 from phalar.registry import FINGERPRINT, versions_of
 
@@ -77,7 +77,7 @@ def add_version(client: Any, name: str, paths: Paths, facts: Record, run_id: str
         params=ParamSchema([ParamSpec("sample_rate", "long", audio.SAMPLE_RATE_HZ)]),
     )
     noise = np.random.default_rng(0).normal(0, 0.1, (2, audio.SAMPLE_RATE_HZ)).astype(np.float32)
-    with _folder_of_model(paths) as folder, mlflow.start_run(run_id=run_id):
+    with _folder_of_model(paths, facts["sha256"]) as folder, mlflow.start_run(run_id=run_id):
         # A loader module rather than an object or a script: nothing is pickled, nothing runs twice.
         logged = mlflow.pyfunc.log_model(
             name=name,
@@ -102,11 +102,13 @@ def add_version(client: Any, name: str, paths: Paths, facts: Record, run_id: str
 
 
 @contextmanager
-def _folder_of_model(paths: Paths) -> Iterator[Path]:
-    """Give a folder of the model's two files alone: training leaves others beside them."""
+def _folder_of_model(paths: Paths, sha256: str) -> Iterator[Path]:
+    """Give a folder of the model's files alone: training leaves others beside them."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("model.safetensors", "model.json"):
             shutil.copy(paths.train / name, folder)
+        if found := calibration.find(paths.train, sha256):
+            calibration.write(found, Path(folder))
         yield Path(folder)
 
 

@@ -1,0 +1,156 @@
+"""`phalar index`: build, update, check and describe the index of a library of stems."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phalar.cli.options import TRAINED, Json, Model, WrongUseError, load, print_json
+
+if TYPE_CHECKING:
+    from phalar.search import Built
+
+Library = Annotated[Path, typer.Argument(help="A folder of sound files, at any depth.")]
+Place = Annotated[
+    Path | None, typer.Option("--index", help="Folder of the index; by default DIR/.phalar.")
+]
+LISTED = 10
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    commands = typer.Typer(help=__doc__.split(": ", 1)[1].capitalize())
+    for command in (build, update, check, info):
+        commands.command()(command)
+    app.add_typer(commands, name="index")
+
+
+def build(
+    library: Library,
+    index: Place = None,
+    model: Model = TRAINED,
+    window: Annotated[float | None, typer.Option(help="Length of a window, seconds.")] = None,
+    hop: Annotated[float | None, typer.Option(help="A window starts every so often.")] = None,
+    anew: Annotated[bool, typer.Option("--anew", help="Hear all again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hear every sound file of a folder; stopped, it goes on where it was."""
+    from phalar.search import store
+    from phalar.search.windows import Grid
+
+    folder = index or library / store.FOLDER
+    if not library.is_dir():
+        raise WrongUseError(f"{library}: no such folder; give the folder of your stems")
+    usual = Grid()
+    grid = None if window is None is hop else Grid(window or usual.window_s, hop or usual.hop_s)
+    if anew and (folder / store.FACTS).is_file():
+        with store.locked(folder):
+            for path in [*folder.glob("vectors-*.f32"), folder / store.TABLE, folder / store.FACTS]:
+                path.unlink(missing_ok=True)
+    _run(library, folder, model, grid, as_json=as_json)
+
+
+def update(
+    library: Annotated[Path, typer.Argument(help="The folder of the stems, or of their index.")],
+    model: Annotated[
+        str | None, typer.Option(help="Where the model of the index is now, if it moved.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Hear what is new, forget what is gone; files that only moved keep their entries."""
+    from phalar.search import store
+
+    folder = _folder(library)
+    facts = store.read_facts(folder)
+    _run(facts.library, folder, model or facts.model, None, as_json=as_json)
+
+
+def check(
+    library: Annotated[Path, typer.Argument(help="The folder of the stems, or of their index.")],
+    as_json: Json = False,
+) -> None:
+    """Compare every file's bytes with what was heard; exits with 1 where they differ."""
+    from phalar.search import open_index
+    from phalar.search.check import differences
+
+    found = differences(open_index(_folder(library)))
+    if as_json:
+        print_json([{"path": path, "what": what} for path, what in found])
+    else:
+        for path, what in found:
+            typer.echo(f"{path}: {what}")
+        typer.echo(
+            "all as heard" if not found else f"{len(found)} differ; run `phalar index update`"
+        )
+    if found:
+        raise typer.Exit(1)
+
+
+def info(
+    library: Annotated[Path, typer.Argument(help="The folder of the stems, or of their index.")],
+    as_json: Json = False,
+) -> None:
+    """Say what an index holds, with which model it was made, and which files are broken."""
+    from phalar.search import open_index, store
+
+    found = store.summary(open_index(_folder(library)))
+    if as_json:
+        print_json(found)
+        return
+    broken = found.pop("broken")
+    for name, value in found.items():
+        shown = f"{value:.1f}" if isinstance(value, float) else value
+        typer.echo(f"{name:>13}  {shown}")
+    typer.echo(f"{'broken':>13}  {len(broken)}")
+    _list_broken([(each["path"], each["reason"]) for each in broken])
+
+
+def _folder(place: Path) -> Path:
+    from phalar.search import store
+
+    folder = store.locate(place)
+    if not (folder / store.FACTS).is_file():
+        raise WrongUseError(f"{place}: no index there; make one with `phalar index build DIR`")
+    return folder
+
+
+def _run(library: Path, folder: Path, model: str, grid: object, *, as_json: bool) -> None:
+    from phalar import search
+    from phalar.search.windows import Grid
+
+    loaded = load(model)
+    if loaded.sha256 is None:
+        raise WrongUseError(f"{model}: has no digest; save the model first")
+    built = search.update(
+        library,
+        folder,
+        loaded,
+        model_name=str(Path(model).resolve()) if Path(model).exists() else model,
+        model_sha256=loaded.sha256,
+        grid=grid if isinstance(grid, Grid) else None,
+    )
+    if as_json:
+        broken = [{"path": path, "reason": reason} for path, reason in built.broken]
+        counts = ("heard", "kept", "moved", "removed")
+        print_json({name: getattr(built, name) for name in counts} | {"broken": broken})
+    else:
+        _tell(built, folder)
+
+
+def _tell(built: Built, folder: Path) -> None:
+    typer.echo(
+        f"{folder}: {built.heard} heard, {built.kept} as they were, {built.moved} moved or copied, "
+        f"{built.removed} gone, {len(built.broken)} broken"
+    )
+    _list_broken(built.broken)
+
+
+def _list_broken(broken: list[tuple[str, str]]) -> None:
+    width = shutil.get_terminal_size().columns
+    for path, reason in broken[:LISTED]:
+        typer.echo(f"  {path}: {reason}"[: max(width, 80)])
+    if len(broken) > LISTED:
+        typer.echo(f"  and {len(broken) - LISTED} more: `phalar index info --json` lists them all")

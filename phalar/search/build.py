@@ -1,0 +1,330 @@
+"""Build and update an index: hear what is new, keep what is known, say what is broken."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phalar import audio
+from phalar.model.similarity import SEARCH_DIMENSIONS
+from phalar.progress import track
+from phalar.search import names, store
+from phalar.search.store import Entry, Facts
+from phalar.search.windows import Grid, cut, is_silent
+
+if TYPE_CHECKING:
+    from phalar.model import Phalar
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = frozenset(
+    {".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".caf", ".au", ".flac", ".mp3"}
+    | {".ogg", ".oga", ".opus"}
+)
+"""What libsndfile reads and people keep stems in."""
+
+CLIPS = 16
+"""Windows that are embedded together."""
+
+COMMIT_EVERY_S = 30.0
+"""A killed update loses the work of this time at most."""
+
+UNUSED = 0.25
+"""Vectors are written anew when more than this share of them belongs to no file."""
+
+
+Waiting = tuple[Path, os.stat_result]
+"""A file that has to be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What an update did."""
+
+    heard: int = 0
+    """Files that were embedded."""
+    kept: int = 0
+    """Files that were known, and are as they were."""
+    moved: int = 0
+    """Files whose content was known, under another path or with a new date."""
+    removed: int = 0
+    """Files that are gone."""
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    """Path and reason of every file that cannot be heard."""
+
+
+def update(
+    library: Path,
+    folder: Path,
+    model: Phalar,
+    *,
+    model_name: str,
+    model_sha256: str,
+    grid: Grid | None = None,
+) -> Built:
+    """Bring the index of a library up to date, or make it.
+
+    Files are told by their content: one that only moved keeps its vectors. A file whose size and
+    date are as they were is taken as unchanged. Interrupted, it goes on where it was.
+
+    Parameters
+    ----------
+    library : Path
+        A folder with sound files at any depth; links to folders are not followed.
+    folder : Path
+        Of the index.
+    model : Phalar
+        From `phalar.load_model`.
+    model_name, model_sha256 : str
+        How the model is named, and the digest of its weights.
+    grid : Grid, optional
+        What of a sound is heard; None takes that of the index, for a new one the usual.
+
+    Raises
+    ------
+    FileNotFoundError
+        The library is no folder.
+    ValueError
+        The index was made with another model or grid, is damaged, or is being written.
+    """
+    if not library.is_dir():
+        raise FileNotFoundError(f"{library}: no such folder; give the folder of your stems")
+    with store.locked(folder):
+        facts = _facts(library, folder, model_name, model_sha256, grid)
+        known: list[Entry] = []
+        vectors_name = "vectors-0.f32"
+        if (folder / store.TABLE).is_file():
+            index = store.open_index(folder)
+            known = index.entries
+            vectors_name = Path(getattr(index.vectors, "filename", vectors_name)).name
+        return _Update(facts, folder, model, known, vectors_name).run()
+
+
+def sound_files(library: Path) -> Iterator[Path]:
+    """Find the sound files of a folder tree in a fixed order; hidden ones are left alone."""
+    for place, folders, files in os.walk(library):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield Path(place, name)
+
+
+def file_sha256(path: Path) -> str:
+    """Digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def embed_windows(
+    model: Phalar, windows: Iterator[NDArray[np.float32]]
+) -> Iterator[tuple[NDArray[np.float32], list[bool]]]:
+    """Give the vectors (B, 1024) of windows, a few at a time, and which of them are silent."""
+    while batch := list(islice(windows, CLIPS)):
+        silent = [is_silent(window) for window in batch]
+        z = model.embed(np.stack(batch), audio.SAMPLE_RATE_HZ)
+        yield model.search_vectors(z).cpu().numpy(), silent
+
+
+def _facts(
+    library: Path, folder: Path, model_name: str, model_sha256: str, grid: Grid | None
+) -> Facts:
+    """Read what the index was made with, or decide it for a new one."""
+    if not (folder / store.FACTS).is_file():
+        facts = Facts(library, model_name, model_sha256, grid or Grid())
+        store.write_facts(folder, facts)
+        return facts
+    facts = store.read_facts(folder)
+    if facts.model_sha256 != model_sha256:
+        raise ValueError(
+            f"{folder}: made with the model {facts.model} ({facts.model_sha256[:12]}), not "
+            f"{model_name} ({model_sha256[:12]}); name that one with --model, or hear all with "
+            "this one: `phalar index build` with --anew"
+        )
+    if grid not in (None, facts.grid):
+        raise ValueError(
+            f"{folder}: has windows of {facts.grid.window_s:g} s every {facts.grid.hop_s:g} s; "
+            "others need all to be heard again: `phalar index build` with --anew"
+        )
+    if facts.library.resolve() != library.resolve():
+        raise ValueError(
+            f"{folder}: is the index of {facts.library}, not of {library}; name another folder "
+            "for this one's with --index"
+        )
+    return facts
+
+
+class _Update:
+    """One update: what is known, what was found, and the file that vectors are added to."""
+
+    def __init__(
+        self, facts: Facts, folder: Path, model: Phalar, known: list[Entry], vectors_name: str
+    ) -> None:
+        self.facts, self.folder, self.model = facts, folder, model
+        self.by_path = {entry.path: entry for entry in known}
+        self.by_content = {entry.sha256: entry for entry in known if entry.reason is None}
+        self.vectors_name = vectors_name
+        self.done: dict[str, Entry] = {}
+        self.counts = {"heard": 0, "kept": 0, "moved": 0}
+
+    def run(self) -> Built:
+        """Hear every file that is not known, and commit now and then."""
+        waiting = self._look()
+        path = self.folder / self.vectors_name
+        rows = store.rows_of(list(self.by_path.values()))
+        with path.open("r+b" if path.exists() else "w+b") as vectors:
+            # What follows the last row is of an update that was cut short.
+            vectors.truncate(rows * 4 * SEARCH_DIMENSIONS)
+            vectors.seek(0, os.SEEK_END)
+            self._hear_all(waiting, vectors)
+        there = {entry.sha256 for entry in self.done.values()}
+        removed = {
+            entry.sha256
+            for name, entry in self.by_path.items()
+            if name not in self.done and entry.sha256 not in there
+        }
+        self._commit(self._compacted([*self.done.values()]))
+        broken = [(e.path, e.reason) for e in self.done.values() if e.reason is not None]
+        return Built(**self.counts, removed=len(removed), broken=sorted(broken))
+
+    def _look(self) -> dict[str, Waiting]:
+        """List the files that have to be read; what is as it was, or cannot be, is done."""
+        waiting: dict[str, Waiting] = {}
+        for path in sound_files(self.facts.library):
+            relative = path.relative_to(self.facts.library).as_posix()
+            name = os.fsencode(relative).decode("utf-8", "backslashreplace")
+            try:
+                if name != relative:
+                    raise OSError(0, "its name is not UTF-8; rename it")
+                status = path.stat()
+            except OSError as error:
+                self.done[name] = _broken(name, "", f"cannot be read: {error.strerror}")
+                continue
+            entry = self.by_path.get(name)
+            if entry and (entry.bytes, entry.modified_ns) == (status.st_size, status.st_mtime_ns):
+                self.done[name] = entry
+                self.counts["kept"] += 1
+            else:
+                waiting[name] = (path, status)
+        return waiting
+
+    def _hear_all(self, waiting: dict[str, Waiting], vectors: BinaryIO) -> None:
+        megabytes = {name: max(1, status.st_size >> 20) for name, (_, status) in waiting.items()}
+        last = time.monotonic()
+        with track(sum(megabytes.values()), "index", unit="MB") as tick:
+            try:
+                for name, (path, status) in waiting.items():
+                    self.done[name] = self._entry(name, path, status, vectors)
+                    tick(megabytes[name])
+                    if time.monotonic() - last > COMMIT_EVERY_S:
+                        self._commit_so_far(vectors)
+                        last = time.monotonic()
+            finally:
+                # Also when interrupted: what was heard is kept.
+                self._commit_so_far(vectors)
+
+    def _commit_so_far(self, vectors: BinaryIO) -> None:
+        vectors.flush()
+        os.fsync(vectors.fileno())
+        # What is not yet looked at stays known until the end.
+        self._commit([*({**self.by_path, **self.done}).values()])
+
+    def _entry(self, name: str, path: Path, status: os.stat_result, vectors: BinaryIO) -> Entry:
+        """Give the entry of a file: that of its content where it is known, else a new one."""
+        try:
+            sha256 = file_sha256(path)
+        except OSError as error:
+            return _broken(name, "", f"cannot be read: {error.strerror}")
+        told = names.read(name)
+        columns: dict[str, Any] = {
+            "path": name,
+            "bytes": status.st_size,
+            "modified_ns": status.st_mtime_ns,
+            "instrument": told.instrument,
+            "tempo_bpm": told.tempo_bpm,
+            "key": told.key,
+        }
+        if same := self.by_content.get(sha256):
+            self.counts["moved"] += 1
+            return replace(same, **columns)
+        start = vectors.tell()
+        try:
+            heard = self._hear(path, vectors)
+        except (ValueError, OSError) as error:
+            vectors.seek(start)
+            vectors.truncate()
+            reason = str(error).removeprefix(f"{path}: ")
+            return replace(_broken(name, sha256, reason), **columns)
+        self.counts["heard"] += 1
+        samples, windows, silent = heard
+        row = start // (4 * SEARCH_DIMENSIONS)
+        seconds = samples / audio.SAMPLE_RATE_HZ
+        entry = Entry(
+            **columns,
+            sha256=sha256,
+            seconds=seconds,
+            first=row,
+            windows=windows,
+            silent=silent,
+            reason=None,
+        )
+        self.by_content[sha256] = entry
+        return entry
+
+    def _hear(self, path: Path, vectors: BinaryIO) -> tuple[int, int, tuple[int, ...]]:
+        """Append the vectors of a file; give its length, their number, and the silent ones."""
+        samples = 0
+
+        def counted() -> Iterator[NDArray[np.float32]]:
+            nonlocal samples
+            for block in audio.blocks_mono(path):
+                samples += len(block)
+                yield block
+
+        windows, silent = 0, []
+        for rows, quiet in embed_windows(self.model, cut(counted(), self.facts.grid)):
+            vectors.write(np.ascontiguousarray(rows, np.float32).tobytes())
+            silent += [windows + place for place, is_quiet in enumerate(quiet) if is_quiet]
+            windows += len(rows)
+        if len(silent) == windows:
+            raise ValueError("holds silence only")
+        return samples, windows, tuple(silent)
+
+    def _compacted(self, entries: list[Entry]) -> list[Entry]:
+        """Write the vectors anew without those of no file, where these are many."""
+        blocks = sorted({(e.first, e.windows) for e in entries if e.windows})
+        used, rows = sum(windows for _, windows in blocks), 0
+        path = self.folder / self.vectors_name
+        vectors = store.map_vectors(path)
+        if used >= (1 - UNUSED) * len(vectors):
+            return entries
+        number = int(path.stem.rpartition("-")[2]) + 1
+        self.vectors_name = f"vectors-{number}.f32"
+        moved: dict[int, int] = {}
+        with (self.folder / self.vectors_name).open("wb") as file:
+            for first, windows in blocks:
+                vectors[first : first + windows].tofile(file)
+                moved[first] = rows
+                rows += windows
+            os.fsync(file.fileno())
+        return [replace(e, first=moved[e.first]) if e.windows else e for e in entries]
+
+    def _commit(self, entries: list[Entry]) -> None:
+        store.write_table(self.folder, entries, self.vectors_name)
+        for other in self.folder.glob("vectors-*.f32"):
+            if other.name != self.vectors_name:
+                other.unlink()
+
+
+def _broken(name: str, sha256: str, reason: str) -> Entry:
+    """Give the entry of a file that cannot be heard."""
+    return Entry(name, sha256, -1, -1, 0.0, 0, 0, (), None, None, None, reason)

@@ -1,0 +1,148 @@
+"""Candidates changed to fit: transposed at the same tempo, or stretched at the same pitch.
+
+To transpose every candidate by k would mean to hear the library anew for each k. But a candidate
+transposed by k fits a mix about as well as it fits the mix transposed by -k: so the mix is changed,
+a few candidates are found, and these alone are changed, heard and scored as they will sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torchaudio import functional
+
+from phalar import audio
+from phalar.search.query import Found, Searcher, Wanted, query_vectors, windows_of
+from phalar.search.windows import Sound, loop
+
+if TYPE_CHECKING:
+    from phalar.model import Phalar
+
+FFT_SAMPLES = 1024
+"""64 ms: notes of a bass are told apart, and hits stay together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is done to a candidate."""
+
+    transpose_st: int = 0
+    stretch: float = 1.0
+    """How many times as fast."""
+
+    @property
+    def undone(self) -> Change:
+        """What done to the mix stands for this done to the candidate."""
+        return Change(-self.transpose_st, 1 / self.stretch)
+
+
+NONE = Change()
+
+
+def changes(transpose: tuple[int, int], stretch: tuple[float, float]) -> list[Change]:
+    """List the changes to try: every semitone, and tempi in steps of 2 %, none at all first.
+
+    Raises
+    ------
+    ValueError
+        A range is empty or beyond an octave, or a factor of two.
+    """
+    low, high = transpose
+    slow, fast = stretch
+    if not -12 <= low <= high <= 12:
+        raise ValueError(f"transpose {low}..{high}: must rise, from -12 or more to 12 or less")
+    if not 0.5 <= slow <= fast <= 2:
+        raise ValueError(f"stretch {slow:g}..{fast:g}: must rise, from 0.5 or more to 2 or less")
+    count = 1 + round(np.log(fast / slow) / np.log(1.02))
+    factors = {round(float(factor), 4) for factor in np.geomspace(slow, fast, count)}
+    wanted = {Change(st, factor) for st in range(low, high + 1) for factor in factors}
+    rest = sorted(
+        wanted - {NONE}, key=lambda c: (abs(c.transpose_st), abs(c.stretch - 1), c.stretch)
+    )
+    return [NONE, *rest]
+
+
+def apply(sound: Sound, change: Change) -> Sound:
+    """Transpose and stretch a sound with a phase vocoder; N samples become N / stretch."""
+    if change == NONE:
+        return sound
+    # Played slower by the interval and stretched back: higher at the same tempo.
+    interval = 2 ** (change.transpose_st / 12)
+    wave = torch.from_numpy(np.ascontiguousarray(sound, np.float32))
+    window, hop = torch.hann_window(FFT_SAMPLES), FFT_SAMPLES // 4
+    spectrum = torch.stft(wave, FFT_SAMPLES, hop, window=window, return_complex=True)
+    advance = torch.linspace(0, np.pi * hop, FFT_SAMPLES // 2 + 1)[:, None]
+    longer = functional.phase_vocoder(spectrum, change.stretch / interval, advance)
+    samples = round(len(sound) / change.stretch * interval)
+    stretched = torch.istft(longer, FFT_SAMPLES, hop, window=window, length=samples).numpy()
+    return audio.resample(stretched, round(audio.SAMPLE_RATE_HZ * interval))
+
+
+def read_from(searcher: Searcher, found: Found, samples: int) -> Sound:
+    """Read a candidate from its start, changed as found; a loop goes round, others may end early.
+
+    Returns
+    -------
+    float32 array [shape=(samples,)]
+        Zeros where the file has ended.
+    """
+    sound = audio.load_mono(searcher.index.path_of(found.entry))
+    start = round(found.start_s * audio.SAMPLE_RATE_HZ)
+    needed = round(samples * found.stretch) + FFT_SAMPLES
+    if len(sound) < searcher.index.facts.grid.window_samples:
+        part = loop(sound, start, needed)
+    else:
+        part = sound[start : start + needed]
+    part = apply(part, Change(found.transpose_st, found.stretch))[:samples]
+    return np.pad(part, (0, samples - len(part)))
+
+
+def search(
+    model: Phalar, searcher: Searcher, mix: Sound, wanted: Wanted, tried: Sequence[Change]
+) -> list[Found]:
+    """Search with every change, and rank the files by the score of what would be heard.
+
+    Parameters
+    ----------
+    model : Phalar
+        That the index was made with.
+    searcher : Searcher
+        Of the index.
+    mix : float32 array [shape=(N,)]
+        From `query.read_moment`.
+    wanted : Wanted
+        Which files, and how many.
+    tried : sequence of Change
+        From `changes`.
+
+    Returns
+    -------
+    list of Found
+        Best first, each file once; a change is named only where it makes a file fit better.
+    """
+    grid = searcher.index.facts.grid
+    vectors = query_vectors(model, windows_of(mix, grid))
+    best = {found.entry.path: found for found in searcher.search([vectors], wanted)[0]}
+    for change in tried:
+        if change == NONE:
+            continue
+        changed = apply(mix, change.undone)
+        if len(changed) < len(mix):
+            changed = np.resize(changed, len(mix))
+        queries = query_vectors(model, windows_of(changed[: len(mix)], grid))
+        for candidate in searcher.search([queries], wanted)[0]:
+            found = replace(candidate, transpose_st=change.transpose_st, stretch=change.stretch)
+            path = found.entry.path
+            # Its score is that of the changed mix, a forecast; what counts is heard below.
+            if path not in best or best[path].score < found.score:
+                heard = read_from(searcher, found, len(mix))
+                z = model.search_vectors(model.embed(windows_of(heard, grid), audio.SAMPLE_RATE_HZ))
+                score = float((vectors * z.cpu().numpy()).sum(axis=1).mean())
+                if path not in best or best[path].score < score:
+                    best[path] = replace(found, score=score)
+    ranked = sorted(best.values(), key=lambda found: (-found.score, found.entry.path))
+    return ranked[: wanted.top]

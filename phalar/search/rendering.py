@@ -1,0 +1,85 @@
+"""Hear a candidate in context: mix and candidate aligned, at matched loudness; and its own file."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchaudio import functional
+
+from phalar import audio
+from phalar.search.change import read_from
+from phalar.search.query import Found, Searcher
+from phalar.search.windows import Sound
+
+PEAK = 0.97
+"""A rendering stays just below full scale."""
+
+CANDIDATE_DB = -3.0
+"""A candidate is so much softer than the mix: heard well, without covering it."""
+
+MOST_GAIN_DB = 30.0
+
+
+def loudness_db(sound: Sound) -> float:
+    """Loudness after ITU-R BS.1770, in LUFS; digital silence is at -70, the gate of the norm."""
+    wave = torch.from_numpy(np.ascontiguousarray(sound, np.float32))[None]
+    value = float(functional.loudness(wave, audio.SAMPLE_RATE_HZ))
+    return value if np.isfinite(value) else -70.0
+
+
+def in_context(mix: Sound, candidate: Sound) -> Sound:
+    """Sum a mix and a candidate of the same length, the candidate at the loudness that fits."""
+    gain_db = loudness_db(mix) + CANDIDATE_DB - loudness_db(candidate)
+    gain = 10 ** (min(gain_db, MOST_GAIN_DB) / 20)
+    summed = mix + np.float32(gain) * candidate
+    peak = float(np.abs(summed).max(initial=0.0))
+    return summed * np.float32(PEAK / max(peak, PEAK))
+
+
+def render(searcher: Searcher, found: Found, mix: Sound) -> Sound:
+    """Play a candidate from its best start together with the mix."""
+    return in_context(mix, read_from(searcher, found, len(mix)))
+
+
+def export(searcher: Searcher, found: Sequence[Found], mix: Sound, folder: Path) -> list[Path]:
+    """Write the original file of each candidate, and beside it how it sounds in context.
+
+    Parameters
+    ----------
+    searcher : Searcher
+        Of the index that was searched.
+    found : sequence of Found
+        Best first; their place becomes part of the names.
+    mix : float32 array [shape=(N,)]
+        The moment that was searched for.
+    folder : Path
+        Made where missing.
+
+    Returns
+    -------
+    list of Path
+        For each candidate its copy, byte for byte, and the rendering (WAV, 16 kHz).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for place, each in enumerate(found, start=1):
+        source = searcher.index.path_of(each.entry)
+        name = f"{place:02d}-{safe_name(source.stem)}"
+        copy = folder / f"{name}{source.suffix.lower()}"
+        aside = copy.with_name(copy.name + ".part")
+        shutil.copyfile(source, aside)
+        aside.replace(copy)
+        rendering = folder / f"{name}.in-context.wav"
+        rendering.write_bytes(audio.encode(render(searcher, each, mix), container="WAV"))
+        written += [copy, rendering]
+    return written
+
+
+def safe_name(name: str) -> str:
+    """Make of any name one that every file system takes."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._")[:80] or "stem"

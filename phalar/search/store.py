@@ -1,0 +1,236 @@
+"""The index on disk: a table of files, and a matrix of vectors that is mapped into memory.
+
+Vectors are only ever added at the end of their file; replacing the table is what makes a state the
+current one. So an update can be killed at any moment, and an opened index stays as it was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from phalar.model.similarity import SEARCH_DIMENSIONS
+from phalar.search.windows import Grid
+
+FORMAT = 1
+FOLDER = ".phalar"
+"""Where the index of a folder lies unless told otherwise: within it."""
+
+FACTS, TABLE, LOCK = "index.json", "files.parquet", "lock"
+
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("sha256", pa.string()),
+        ("bytes", pa.int64()),
+        ("modified_ns", pa.int64()),
+        ("seconds", pa.float64()),
+        ("first", pa.int64()),
+        ("windows", pa.int32()),
+        ("silent", pa.list_(pa.int32())),
+        ("instrument", pa.string()),
+        ("tempo_bpm", pa.float32()),
+        ("key", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""One row a file, in order of path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of the library."""
+
+    path: str
+    """Below the library's folder, with `/`."""
+    sha256: str
+    bytes: int
+    modified_ns: int
+    seconds: float
+    first: int
+    """Row of its first vector; files of the same content share theirs."""
+    windows: int
+    """How many vectors it has; 0 for a file that is not heard."""
+    silent: tuple[int, ...]
+    """Windows in which there is nothing to hear."""
+    instrument: str | None
+    tempo_bpm: float | None
+    key: str | None
+    reason: str | None
+    """Why it is not heard; None where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an index was made with; fixed when it is made."""
+
+    library: Path
+    """The folder whose files are indexed."""
+    model: str
+    """How the model was named."""
+    model_sha256: str
+    """Digest of its weights: vectors of different models cannot be compared."""
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index as it was when it was opened."""
+
+    folder: Path
+    facts: Facts
+    entries: list[Entry]
+    vectors: NDArray[np.float32]
+    """(rows, 1024), mapped; see `Phalar.search_vectors`."""
+
+    def path_of(self, entry: Entry) -> Path:
+        """Give the file of an entry."""
+        return self.facts.library / entry.path
+
+
+def locate(place: str | os.PathLike[str]) -> Path:
+    """Give the folder of an index: the place itself, or `.phalar` within it."""
+    path = Path(place)
+    return path if (path / FACTS).is_file() else path / FOLDER
+
+
+def open_index(place: str | os.PathLike[str]) -> Index:
+    """Open an index by its folder, or by the folder of the library that it lies in.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    ValueError
+        It is damaged, or of another version.
+    """
+    folder = locate(place)
+    facts = read_facts(folder)
+    try:
+        table = pq.read_table(folder / TABLE)
+        if not table.schema.equals(SCHEMA):
+            raise ValueError(f"{TABLE} has other columns")
+        vectors_name = table.schema.metadata[b"vectors"].decode()
+        entries = [Entry(**{**row, "silent": tuple(row["silent"])}) for row in table.to_pylist()]
+        vectors = map_vectors(folder / vectors_name)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder}: damaged index ({error}); run `phalar index build` with --anew"
+        ) from error
+    if rows_of(entries) > len(vectors):
+        raise ValueError(
+            f"{folder}: {len(vectors)} vectors, its table names {rows_of(entries)}; it is damaged, "
+            "run `phalar index build` with --anew"
+        )
+    return Index(folder, facts, entries, vectors)
+
+
+def read_facts(folder: Path) -> Facts:
+    """Read what an index was made with; errors are those of `open_index`."""
+    try:
+        found = json.loads((folder / FACTS).read_bytes())
+        if found["format"] != FORMAT:
+            raise ValueError(f"format {found['format']}, this version reads {FORMAT}")
+        grid = Grid(found["window_s"], found["hop_s"])
+        library = Path(os.path.normpath(folder / found["library"]))
+        return Facts(library, found["model"], found["model_sha256"], grid)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{folder}: no index there; make one with `phalar index build DIR`"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{folder / FACTS}: damaged ({error}); run `phalar index build` with --anew"
+        ) from error
+
+
+def write_facts(folder: Path, facts: Facts) -> None:
+    """Write what an index is made with; the library is named relative to it, so both can move."""
+    found = {
+        "format": FORMAT,
+        "library": os.path.relpath(facts.library.resolve(), folder.resolve()),
+        "model": facts.model,
+        "model_sha256": facts.model_sha256,
+        "window_s": facts.grid.window_s,
+        "hop_s": facts.grid.hop_s,
+    }
+    aside = folder / f"{FACTS}.part"
+    aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    aside.replace(folder / FACTS)
+
+
+def write_table(folder: Path, entries: list[Entry], vectors_name: str) -> None:
+    """Make this the state of the index: from here on it is what is opened."""
+    ordered = sorted(entries, key=lambda entry: entry.path)
+    columns = {f.name: [getattr(entry, f.name) for entry in ordered] for f in fields(Entry)}
+    table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"vectors": vectors_name})
+    aside = folder / f"{TABLE}.part"
+    pq.write_table(table, aside, compression="zstd")
+    aside.replace(folder / TABLE)
+
+
+def map_vectors(path: Path) -> NDArray[np.float32]:
+    """Map the whole rows of a file of vectors; what follows the last is of an update cut short."""
+    rows = path.stat().st_size // (4 * SEARCH_DIMENSIONS)
+    if rows == 0:
+        return np.empty((0, SEARCH_DIMENSIONS), np.float32)
+    return np.memmap(path, np.float32, "r", shape=(rows, SEARCH_DIMENSIONS))
+
+
+def rows_of(entries: list[Entry]) -> int:
+    """How many rows of the vectors a table reaches into."""
+    return max((entry.first + entry.windows for entry in entries), default=0)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold an index for writing; a second writer is refused, and a killed one holds nothing.
+
+    Raises
+    ------
+    ValueError
+        Another process writes it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder}: another process is updating this index; wait for it, or stop it"
+            ) from None
+        yield
+
+
+def summary(index: Index) -> dict[str, Any]:
+    """Say what an index holds."""
+    heard = [entry for entry in index.entries if entry.reason is None]
+    rows = {(entry.first, entry.windows) for entry in heard}
+    return {
+        "index": str(index.folder),
+        "library": str(index.facts.library),
+        "model": index.facts.model,
+        "model_sha256": index.facts.model_sha256,
+        "window_s": index.facts.grid.window_s,
+        "hop_s": index.facts.grid.hop_s,
+        "files": len(heard),
+        "broken": [
+            {"path": entry.path, "reason": entry.reason}
+            for entry in index.entries
+            if entry.reason is not None
+        ],
+        "windows": sum(windows for _, windows in rows),
+        "hours": sum(entry.seconds for entry in heard) / 3600,
+        "megabytes": index.vectors.nbytes / 2**20,
+    }

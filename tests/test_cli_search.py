@@ -1,0 +1,89 @@
+"""`phalar index` and `phalar search` as a user calls them."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from phalar import cli
+from phalar.model import ModelConfig, build_model, save_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, a mix, and a library of three stems and a page."""
+    root = tmp_path_factory.mktemp("cli")
+    save_model(build_model(ModelConfig(), generator=torch.Generator().manual_seed(1)), root / "m")
+    rng = np.random.default_rng(1)
+    (root / "stems").mkdir()
+    for name in ("mix.wav", "stems/bass.wav", "stems/drums_100bpm.wav", "stems/piano Am.flac"):
+        sound = np.convolve(rng.normal(0, 0.1, 6 * 16_000), np.hanning(16) / 8, "same")
+        soundfile.write(root / name, sound, 16_000)
+    (root / "stems/page.wav").write_text("<html>")
+    return root
+
+
+@pytest.fixture
+def call(folder, monkeypatch, capsys):
+    """Run the command within the folder; give exit code, stdout and stderr."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("PHALAR_MODEL", raising=False)
+
+    def run(words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words.split())
+        printed = capsys.readouterr()
+        return stop.value.code, printed.out, printed.err
+
+    return run
+
+
+def test_from_a_folder_to_files_that_fit(call, folder) -> None:
+    code, out, _ = call("index build stems --model m --window 2 --hop 1")
+    assert code == 0
+    assert "3 heard, 0 as they were, 0 moved or copied, 0 gone, 1 broken" in out
+    assert "page.wav: cannot be decoded" in out
+    code, out, _ = call("index info stems --json")
+    assert (code, json.loads(out)["files"], json.loads(out)["windows"]) == (0, 3, 15)
+    code, out, _ = call("index update stems --json")
+    assert (code, json.loads(out)["heard"], json.loads(out)["kept"]) == (0, 0, 4)
+    code, out, _ = call("index check stems")
+    assert (code, out) == (0, "all as heard\n")
+
+    code, out, _ = call("search mix.wav --index stems --from 1 --export found --json")
+    records = json.loads(out)
+    assert code == 0
+    assert [r["score"] for r in records] == sorted((r["score"] for r in records), reverse=True)
+    assert {r["tempo_bpm"] for r in records} == {None, 100.0}
+    assert len(list((folder / "found").iterdir())) == 6
+    code, out, _ = call("search mix.wav stems/bass.wav --index stems --exclude drums --top 5")
+    assert code == 0
+    assert "piano" in out
+    assert "bass.wav" not in out
+    assert "drums" not in out
+    code, out, _ = call("search mix.wav --index stems --transpose 0..1 --instrument bass")
+    assert (code, out.count("bass.wav")) == (0, 1)
+
+    (folder / "stems/new.wav").write_bytes((folder / "stems/bass.wav").read_bytes())
+    code, out, _ = call("index check stems --json")
+    assert (code, json.loads(out)) == (1, [{"path": "new.wav", "what": "new"}])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        ("index build nowhere", 2, "nowhere: no such folder; give the folder of your stems"),
+        ("index info m", 2, "m: no index there; make one with `phalar index build DIR`"),
+        ("search mix.wav --index m", 2, "no index there"),
+        ("search no.wav --index m", 2, "no.wav: no such file"),
+        ("search mix.wav --index m --transpose 1.5", 2, "must be whole semitones, such as -6..6"),
+        ("search mix.wav --index m --stretch fast", 2, "must be a number, or two with .. between"),
+        ("search mix.wav --index m --transpose 13", 1, "transpose 13..13: must rise"),
+    ],
+)
+def test_error_is_one_line_with_its_exit_code(call, words, code, why) -> None:
+    found, out, err = call(words)
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    assert why in err
