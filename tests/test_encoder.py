@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -261,6 +262,7 @@ def test_without_a_compiler_the_modules_run(monkeypatch, caplog, tmp_path, compi
         (tmp_path / "c++").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setitem(sys.modules, "ziglang", None)
     fused.kernel.cache_clear()
     try:
         for _ in range(2):
@@ -268,6 +270,17 @@ def test_without_a_compiler_the_modules_run(monkeypatch, caplog, tmp_path, compi
     finally:
         fused.kernel.cache_clear()
     assert len([r for r in caplog.messages if "as modules" in r and reason in r]) == 1
+
+
+def test_a_compiler_from_pip_takes_the_place_of_the_systems(monkeypatch, tmp_path):
+    package = tmp_path / "ziglang"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delitem(sys.modules, "ziglang", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert fused._compiler() == [sys.executable, "-m", "ziglang", "c++"]
 
 
 @pytest.mark.gpu

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,34 +26,49 @@ FLAGS = ["-std=c++20", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"]
 def kernel() -> ctypes.CDLL | None:
     """Return the compiled kernel, or None, with the reason logged, where it cannot be had.
 
-    Compiling takes about five seconds, once per machine: the result is kept in ``phalar`` in the
-    user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``), under a name that depends on source,
-    compiler and processor.
+    Compiling takes about five seconds (with ziglang forty), once per machine: the result is kept in
+    ``phalar`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``), under a name that
+    depends on source, compiler and processor.
     """
-    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    compiler = next(filter(None, map(shutil.which, names)), None)
+    compiler = _compiler()
     if compiler is None:
-        logger.warning("encoder: no C++ compiler, so it runs as modules, slower; install g++")
+        logger.warning(
+            "encoder: no C++ compiler, so it runs as modules, slower; install g++, or without "
+            "rights to do so: pip install 'phalar[compiler]'"
+        )
         return None
     try:
         return _load(_compile(compiler))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or error
-        logger.warning("encoder: runs as modules, slower, as %s failed: %s", compiler, reason)
+        name = " ".join(compiler)
+        logger.warning("encoder: runs as modules, slower, as %s failed: %s", name, reason)
         return None
 
 
-def _compile(compiler: str) -> Path:
+def _compiler() -> list[str] | None:
+    """Find a C++ compiler: $CXX, one of the system's, or the one that pip installs (ziglang)."""
+    names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    if found := next(filter(None, map(shutil.which, names)), None):
+        return [found]
+    try:
+        import ziglang  # noqa: F401 - the extra `compiler`
+    except ImportError:
+        return None
+    return [sys.executable, "-m", "ziglang", "c++"]
+
+
+def _compile(compiler: list[str]) -> Path:
     """Return the path of the shared library; if it is not there yet, write it aside and rename."""
     run = functools.partial(subprocess.run, check=True, capture_output=True, text=True)
-    macros = run([compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull]).stdout
+    macros = run([*compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull]).stdout
     identity = "".join([*FLAGS, macros, *(source.read_text() for source in SOURCES)])
     name = f"encoder-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "phalar")
     if not (folder / name).exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as aside:
-            run([compiler, *FLAGS, str(SOURCES[0]), "-o", f"{aside}/{name}"])
+            run([*compiler, *FLAGS, str(SOURCES[0]), "-o", f"{aside}/{name}"])
             Path(aside, name).replace(folder / name)
         logger.info("encoder: compiled to %s", folder / name)
     return folder / name
