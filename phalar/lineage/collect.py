@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -225,8 +226,8 @@ def _files(
 def dvc_outs(root: Path) -> Record:
     """What dvc.lock says of the outputs of all stages before `register`.
 
-    `agrees` compares size and number of files with those on disk: where the stages ran without DVC,
-    its lock file is of another time, and the record says so.
+    `agrees` compares them with what is on disk, folders by size and number of files: where the
+    stages ran without DVC, its lock file is of another time, and the record says so.
     """
     path = root / "dvc.lock"
     if not path.is_file():
@@ -236,7 +237,7 @@ def dvc_outs(root: Path) -> Record:
             "stage": stage,
             "path": out["path"],
             "md5": out["md5"],
-            "agrees": _size(root / out["path"]) == (out["size"], out.get("nfiles", 1)),
+            "agrees": _agrees(root / out["path"], out),
         }
         for stage, entry in (yaml.safe_load(path.read_text()).get("stages") or {}).items()
         if stage.partition("@")[0] != "register"
@@ -245,7 +246,14 @@ def dvc_outs(root: Path) -> Record:
     return {"lock_sha256": file_sha256(path), "outs": outs}
 
 
+def _agrees(path: Path, out: Record) -> bool:
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest() == str(out["md5"])
+    return _size(path) == (out["size"], out.get("nfiles", 1))
+
+
 def _size(path: Path) -> tuple[int, int]:
     """Bytes and number of files below a path."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    files = [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files), len(files)
