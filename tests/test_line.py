@@ -123,7 +123,8 @@ def due(line: Line) -> set[str]:
     [
         ("prepare", "workers", 1, set()),
         ("train", "checkpoint_every_s", 9.0, set()),
-        ("register", "alias", "other", {"register"}),
+        ("register", "name", "other", {"register"}),
+        ("register", "promote", {"protocol": "song", "gain": 0.1, "loss": 0.0}, set()),
         ("evaluate", "seed", 5, {"evaluate", "register"}),
         ("train", "steps", 5, {"train", "evaluate", "register"}),
         ("render", "seed", 5, {"render", "train", "evaluate", "register"}),

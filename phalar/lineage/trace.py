@@ -232,10 +232,12 @@ def _scan(path: Path, tracks: Iterable[Known]) -> list[Sighting]:
         # A name that another source has too is not meant.
         if (row["source"], row["track"]) in about:
             shards[row["source"], row["track"], row["split"]][row["shard"]] = row["count_all"]
-    return [
-        Sighting(*key, sum(places.values()), *about[key[:2]], shards=places)
-        for key, places in sorted(shards.items())
-    ]
+    found = []
+    for (source, track, split), places in sorted(shards.items()):
+        artist, licence = about[source, track]
+        pairs = sum(places.values())
+        found.append(Sighting(source, track, split, pairs, artist, licence, places))
+    return found
 
 
 def _is_in(column: pa.ChunkedArray, wanted: pa.Array) -> Any:
