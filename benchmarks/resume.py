@@ -3,7 +3,8 @@
     python benchmarks/resume.py --data data [--params params.yaml] [--rounds 3]
 
 Trains on rendered pairs in a folder aside until a checkpoint is there, kills all of it with
-SIGKILL, and measures the wall time from starting it again to the first step after the checkpoint.
+SIGKILL, and measures the time from starting it again to the end of the first step after the
+checkpoint: wall time, which needs cores of its own, and CPU time of all processes.
 """
 
 import argparse
@@ -30,11 +31,15 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 def kill(trainer: subprocess.Popen[str]) -> None:
     """Kill the launcher and all that it started, so that nothing is saved any more."""
-    leader = psutil.Process(trainer.pid)
-    family = [leader, *leader.children(recursive=True)]
-    for member in family:
+    members = family(trainer)
+    for member in members:
         member.kill()
-    psutil.wait_procs(family)
+    psutil.wait_procs(members)
+
+
+def family(trainer: subprocess.Popen[str]) -> list[psutil.Process]:
+    leader = psutil.Process(trainer.pid)
+    return [leader, *leader.children(recursive=True)]
 
 
 def main() -> None:
@@ -64,7 +69,9 @@ def main() -> None:
                 sys.exit("the training began anew")
             if number:
                 took_s.append(time.monotonic() - begun_s)
-                print(f"resume {number}: {took_s[-1]:.1f} s to the next step", flush=True)
+                cpu_s = sum(sum(member.cpu_times()[:2]) for member in family(trainer))
+                wall_s = took_s[-1]
+                print(f"resume {number}: {wall_s:.1f} s, {cpu_s:.1f} s of CPU time", flush=True)
             checkpoints = folder / "data" / "train" / "checkpoints"
             while not list(checkpoints.glob("*/step-*.safetensors")):
                 time.sleep(0.05)
