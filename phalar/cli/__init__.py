@@ -12,6 +12,7 @@ import typer
 
 import phalar
 from phalar.cli import (
+    beats,
     compare,
     embed,
     import_checkpoint,
@@ -32,6 +33,7 @@ COMMANDS = (
     search,
     compare,
     listening,
+    beats,
     lineage,
     withdraw,
     promote,

@@ -22,6 +22,7 @@ from phalar import progress
 from phalar.evaluate import baselines
 from phalar.model import Phalar
 from phalar.model.frontend import ConstantQDecibels
+from phalar.model.pooling import Pad
 from phalar.train.batches import Batch, read_pairs
 
 # A core embeds no faster many at a time, and few keep the threads' shares even to the end.
@@ -99,17 +100,21 @@ def hear(model: Phalar, folder: Path, *, split: str, wanted: Integers, clip_s: f
     return Heard(pairs, {name: (both[:, 0], both[:, 1]) for name, both in joined.items()})
 
 
-def embed(model: Phalar, waves: NDArray[np.float32]) -> Floats:
+def embed(model: Phalar, waves: NDArray[np.float32], *, pad: Pad = "both") -> Floats:
     """Embed sound (P, N) as `hear` does, on all cores or on the GPU: (P, R, D)."""
     device = next(model.parameters()).device
     size = 2 * BATCH_PAIRS.get(device.type, BATCH_PAIRS["cpu"])
 
     @torch.inference_mode()
     def one(wave_BN: Tensor) -> Floats:
-        found = model.encode(model.features(wave_BN.to(device)))
+        found = model.encode(model.features(wave_BN.to(device)), pad=pad)
         return np.asarray(found.float().cpu().numpy())
 
-    parts = torch.split(torch.from_numpy(waves), size)  # type: ignore[no-untyped-call]
+    # Windows of one piece overlap: what is copied is a batch, never all of them.
+    parts = (
+        torch.from_numpy(np.ascontiguousarray(waves[first : first + size]))
+        for first in range(0, len(waves), size)
+    )
     return np.concatenate(list(_in_threads(one, parts)))
 
 
