@@ -214,6 +214,23 @@ def miniatures_without_section(root):
     params.load(root / "params.yaml")
 
 
+def test_the_parameters_that_the_readme_gives_are_right(tmp_path):
+    """... and a part of them is enough for those who want a part."""
+    root = miniatures.ROOT
+    said = (root / "README.md").read_text().partition("## Real data sets")[2]
+    said = yaml.safe_load(said.partition("```yaml\n")[2].partition("```")[0])
+    raw = yaml.safe_load((root / "params.yaml").read_text())
+    for stage in ("download", "prepare", "render"):
+        raw[stage] |= said[stage]
+    raw["sources"] = said["sources"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    loaded = params.load(tmp_path / "params.yaml")
+    assert len(cocochorales.pieces(loaded.download.cocochorales, tmp_path)) == 20
+    assert {a.name for a in cocochorales.pieces(loaded.download.cocochorales, tmp_path)} == {
+        f"{name}.tar.bz2" for name in cocochorales.MD5
+    }
+
+
 # ---- the user's own folder ---------------------------------------------------------------------
 
 KINDS = [
