@@ -1,7 +1,8 @@
-"""The model card, made from the records and never by hand."""
+"""The cards of a model and of its data, made from the records and never by hand."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +55,63 @@ def card(record: Record, metrics: Record, facts: Record) -> str:
         "\n".join(f"- {limit}" for limit in LIMITS),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+MOST_NAMES = 50
+"""More artists of a source are counted; lineage.json names them."""
+
+
+def data_card(record: Record) -> str:
+    """Write a card of the data behind a model in Markdown, from its lineage."""
+    model, pairs = record["model"], record["pairs"]
+    render = record["params"]["render"]
+    seconds = ", ".join(f"{render['pair_s'][split]:g} s {split}" for split in SPLITS)
+    shares = ", ".join(f"{name} {share:g}" for name, share in render["weights"].items())
+    sections = [
+        f"# Data of {model['name']} {model['version']}",
+        "Pairs of complementary sub-mixes of the same moment of a song, mixed from its stems. No "
+        "song is in two splits.",
+        "\n".join(_data(record)),
+        _list(
+            {
+                "length": seconds,
+                "share of the training pairs": shares,
+                "table of all pairs, SHA-256": f"`{pairs['sha256']}`",
+                "shards": f"{len(record['shards'])}, {_bytes(record['shards'])}",
+            }
+        ),
+        *(_source(record, source) for source in record["sources"]),
+        "## Take-down",
+        "Every track, with its files and their checksums, stands in `lineage.json` and "
+        "`tracks.parquet`. `phalar withdraw SOURCE/TRACK --reason ...` leaves one out and names "
+        "the models that learned from it.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _source(record: Record, source: Record) -> str:
+    """Write a section on one source: what it is, whose it is, and how much of it was used."""
+    name = source["source"]
+    tracks = [track for track in record["tracks"] if track["source"] == name]
+    files = [file for file in record["files"] if file["source"] == name]
+    songs = Counter(split for _, split in {(track["song"], track["split"]) for track in tracks})
+    artists = {track["artist"] for track in tracks} - {None}
+    facts = {
+        "licence": source["licence"],
+        "credits": source["credits"],
+        "version": ", ".join(f"{key} {value}" for key, value in source["params"].items()),
+        "files": f"{len(files)}, {_bytes(files)}",
+        "songs": ", ".join(f"{songs[split]} {split}" for split in SPLITS),
+        "pairs": f"{sum(track['pairs'] for track in tracks):,}",
+    }
+    if artists:
+        few = len(artists) <= MOST_NAMES
+        facts["artists"] = ", ".join(sorted(artists)) if few else f"{len(artists):,}"
+    return f"## {name}\n\n{_list(facts)}"
+
+
+def _bytes(entries: list[Record]) -> str:
+    return f"{sum(entry['bytes'] for entry in entries):,} bytes"
 
 
 LIMITS = (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from phalar import registry, runlog
-from phalar.card import card
+from phalar.card import card, data_card
 from phalar.lineage import collect
 from phalar.lineage.record import FILE, FORMAT, TRACKS, Record
 from phalar.model import load_model
@@ -20,7 +20,7 @@ from phalar.registry import champion, versions
 
 logger = logging.getLogger(__name__)
 
-CARD = "card.md"
+CARD, DATA_CARD = "card.md", "data.md"
 GATE_PROTOCOL = "paper"
 
 
@@ -43,7 +43,7 @@ class Summary:
 
 
 def run(params: Params, paths: Paths) -> Summary:
-    """Pass the gate, enter the model as challenger, write lineage.json, tracks.parquet and card.md.
+    """Pass the gate, enter the model as challenger, write its lineage and its cards.
 
     The same model gets no second version: its tags, lineage and card are brought up to date. Where
     there is no champion to compare with, it becomes champion, if nothing stands against it.
@@ -179,7 +179,7 @@ def _log(client: Any, run_id: str, metrics: Record, paths: Paths, version: str) 
     figures = [Metric(name, value, now_ms, 0) for name, value in _flat(metrics["retrieval"])]
     client.log_batch(run_id, metrics=figures)
     folder = registry.folder_of(version)
-    for path in (paths.register / name for name in (FILE, TRACKS, CARD)):
+    for path in (paths.register / name for name in (FILE, TRACKS, CARD, DATA_CARD)):
         client.log_artifact(run_id, str(path), folder)
     # With the lock file of its time, DVC brings a version's data back.
     evaluated = [paths.evaluate / name for name in ("report.html", "ranks.parquet")]
@@ -198,9 +198,13 @@ def _read(path: Path, stage: str) -> Record:
 
 
 def _write(folder: Path, record: Record, text: str) -> None:
-    """Write lineage and card aside, then put them into place."""
+    """Write lineage and cards aside, then put them into place."""
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {FILE: json.dumps(record, indent=1) + "\n", CARD: text}
+    contents = {
+        FILE: json.dumps(record, indent=1) + "\n",
+        CARD: text,
+        DATA_CARD: data_card(record),
+    }
     for name, content in contents.items():
         aside = folder / f"{name}.part"
         aside.write_text(content, encoding="utf-8")

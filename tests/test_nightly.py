@@ -13,14 +13,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import yaml
 from tiny_line import Line
 
-from flows import repro
+from flows import night, repro
 
 PATIENCE_S = 1500.0
 """For a night on a busy machine; a tick of the schedule alone takes a minute."""
@@ -185,6 +187,36 @@ def wait_until(what: Any) -> None:
     while not what():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.1)
+
+
+def test_a_report_is_posted_and_a_deaf_webhook_fails_no_night(monkeypatch, caplog) -> None:
+    heard = []
+
+    class Ear(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+    report = night.Report("Failed", lines=["render: the disk is full"])
+    night.post(report)
+    with HTTPServer(("127.0.0.1", 0), Ear) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setenv(night.WEBHOOK, f"http://127.0.0.1:{server.server_port}")
+        night.post(report)
+    assert heard == [{"text": "phalar nightly: Failed. render: the disk is full"}]
+    night.post(report)
+    assert "the report was not taken" in caplog.text
+
+
+def test_a_plan_says_what_would_run() -> None:
+    assert night.Plan([], gate=False, remote="store").is_empty
+    waiting = night.Plan([], gate=True, remote=None)
+    assert not waiting.is_empty
+    assert waiting.tell().splitlines() == [
+        "gate: challenger against champion",
+        "dvc push: no remote is set, so nothing is pushed",
+    ]
 
 
 def test_a_wrong_schedule_is_wrong_use(tmp_path) -> None:

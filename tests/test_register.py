@@ -173,6 +173,19 @@ def test_card_holds_the_records(made) -> None:
         assert words in text
 
 
+def test_card_of_the_data_holds_the_records(made) -> None:
+    paths, _, _ = made
+    text = (paths.register / "data.md").read_text()
+    for words in (
+        "# Data of phalar 1\n",
+        "| bands | 2 | 2 | 2 | CC0-1.0 | A test |",
+        "## bands\n\n- licence: CC0-1.0\n- credits: A test\n- version: version 1\n",
+        "- files: 6, 6 bytes\n",
+        "- songs: 2 train, 2 valid, 2 test\n- pairs: 18",
+    ):
+        assert words in text
+
+
 def test_gate_refuses_what_may_be_chance() -> None:
     register.check_gate(figures(0.7, 0.126), 1.0)
     register.check_gate(figures(0.0, 0.0), 0.0)
