@@ -130,6 +130,14 @@ def show_table(key: str, rows: list[dict[str, Any]], description: str) -> None:
         create_table_artifact(table=rows, key=key, description=description)
 
 
+def show_text(key: str, markdown: str, description: str) -> None:
+    """Put text with links beside the run's record; nothing where Prefect does not record."""
+    if _connected:
+        from prefect.artifacts import create_markdown_artifact
+
+        create_markdown_artifact(markdown, key=key, description=description)
+
+
 def _is_passing(_task: Any, _run: Any, state: Any) -> bool:
     """Tell whether an error may pass by itself: the network's do, a wrong checksum does not."""
     return isinstance(state.data, ConnectionError | TimeoutError)

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from flows.orchestrator import show_table
+from flows.orchestrator import show_table, show_text
 from phalar.params import Params, Paths
 
 TITLE = "Held-out songs, top-1 accuracy in percent, with its 95 % interval"
@@ -42,8 +42,20 @@ def _percent(fraction: float) -> str:
 
 
 def publish(paths: Paths) -> None:
-    """Put the accuracy beside the run's record."""
+    """Put the accuracy, and links to what was made, beside the run's record."""
     show_table("accuracy", accuracy(paths), TITLE)
+    show_text("results", links(paths), "Where the results of this run lie")
+
+
+def links(paths: Paths) -> str:
+    """List what an evaluation leaves, and the model it is of, as links in Markdown."""
+    places = {
+        "report": paths.evaluate / "report.html",
+        "metrics": paths.evaluate / "metrics.json",
+        "details": paths.evaluate / "details.json",
+        "model": paths.train / "model.json",
+    }
+    return "\n".join(f"- [{name}]({place.resolve().as_uri()})" for name, place in places.items())
 
 
 def show(params: Params, console: Console) -> None:

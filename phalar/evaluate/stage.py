@@ -20,7 +20,7 @@ from phalar import calibration, progress
 from phalar.evaluate import hearing, plots, ranks, report
 from phalar.evaluate.bootstrap import Bootstrap
 from phalar.evaluate.details import measure_details, read_facts
-from phalar.evaluate.measure import Measured, measure
+from phalar.evaluate.measure import DIGITS, MODEL, Measured, measure
 from phalar.evaluate.mismatched import mismatched_scores
 from phalar.evaluate.retrieval import read_trials
 from phalar.evaluate.sensitivity import COLUMNS, Probe, count_rows, sensitivity
@@ -45,7 +45,7 @@ def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
     paths.evaluate.mkdir(parents=True, exist_ok=True)
     _write(paths.evaluate / DETAILS, json.dumps(details, indent=1) + "\n")
     _write(paths.evaluate / SENSITIVITY, _csv(changed, COLUMNS))
-    _write(paths.evaluate / CURVE, _csv(measured.curve, list(measured.curve[0])))
+    _write(paths.evaluate / CURVE, _curve(measured))
     _write(paths.evaluate / PLOT, plots.on_white(plots.overview(measured)))
     extra = report.Extra(details, changed, read_songs(paths.render))
     _write(paths.evaluate / REPORT, report.page(params, paths, measured, extra, split=SPLIT))
@@ -140,6 +140,26 @@ def read_songs(folder: Path) -> dict[int, str]:
         folder / "pairs.parquet", columns=["pair", "song"], filters=[("split", "=", SPLIT)]
     )
     return dict(zip(table["pair"].to_pylist(), table["song"].to_pylist(), strict=True))
+
+
+def _curve(measured: Measured) -> str:
+    """Lay the curves out side by side, a row a K, so that a plain line plot shows one of them.
+
+    Columns are `<source> <protocol>` for the model, with the baseline's name behind it for others;
+    `mean` is the model's over the sources, protocol `paper`.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for point in measured.curve:
+        scorer = "" if point["scorer"] == MODEL else f" {point['scorer']}"
+        name = f"{point['source']} {point['protocol']}{scorer}"
+        rows.setdefault(point["candidates"], {})[name] = point["top1"]
+    own = [f"{source} paper" for source in measured.retrieval]
+    for row in rows.values():
+        if all(name in row for name in own):
+            row["mean"] = round(sum(row[name] for name in own) / len(own), DIGITS)
+    names = dict.fromkeys(name for row in rows.values() for name in row if name != "mean")
+    ordered = [{"candidates": k, **rows[k]} for k in sorted(rows)]
+    return _csv(ordered, ["candidates", "mean", *names])
 
 
 def _csv(rows: list[dict[str, Any]], columns: Sequence[str]) -> str:
