@@ -155,7 +155,7 @@ class _Getter:
         """Put a piece's files into place, unless they are there; return what is known of them."""
         note = self.aside / NOTES / f"{re.sub('[^A-Za-z0-9._-]', '-', piece.name)}.json"
         if isinstance(piece, Tree):
-            return {"archive": {"name": piece.name, "url": piece.path.as_uri()}} | {
+            return {"archive": {"name": piece.name, "url": piece.path.absolute().as_uri()}} | {
                 "files": list(_link(piece, self.aside))
             }
         record = self._noted(note, piece) or self._whole(piece) or self._unpack(piece)
