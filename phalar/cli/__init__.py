@@ -22,6 +22,7 @@ from phalar.cli import (
     promote,
     score,
     search,
+    serve,
     withdraw,
 )
 from phalar.cli.options import DONE, FAILED, INTERRUPTED, WRONG_USE, WrongUseError
@@ -31,6 +32,7 @@ COMMANDS = (
     embed,
     index,
     search,
+    serve,
     compare,
     listening,
     beats,

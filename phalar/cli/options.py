@@ -12,6 +12,7 @@ import phalar
 
 if TYPE_CHECKING:
     from phalar.model import Phalar
+    from phalar.search import Index
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
@@ -41,6 +42,18 @@ def load(name: str) -> Phalar:
     except FileNotFoundError as error:
         hint = "; train one with `make repro` or name one with --model" if name == TRAINED else ""
         raise WrongUseError(f"{error}{hint}") from None
+
+
+def load_of_index(name: str | None, index: Index) -> Phalar:
+    """Load the model that an index was made with, by its own name for it or by one given."""
+    loaded = load(name or index.facts.model)
+    if loaded.sha256 != index.facts.model_sha256:
+        raise WrongUseError(
+            f"{name or index.facts.model}: not the model that {index.folder} was made with "
+            f"({index.facts.model_sha256[:12]}); name that one with --model, or hear the library "
+            "again with `phalar index build` and --anew"
+        )
+    return loaded
 
 
 def need_files(*files: Path) -> None:

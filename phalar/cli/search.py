@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-import phalar
-from phalar.cli.options import Json, WrongUseError, load, need_files, print_json
-
-if TYPE_CHECKING:
-    from phalar.model import Phalar
-    from phalar.search import Found, Searcher
+from phalar.cli.options import Json, WrongUseError, load_of_index, need_files, print_json
 
 Words = Annotated[
     list[str] | None, typer.Option(help="Only this family of instruments, or word of the path.")
@@ -57,6 +52,7 @@ def search(
     from phalar.search import Moment, Searcher, Wanted, open_index, rendering
     from phalar.search import change as changing
     from phalar.search.query import read_moment
+    from phalar.search.record import record
 
     tried = changing.changes(_whole(transpose), _range("--stretch", stretch))
     try:
@@ -64,7 +60,7 @@ def search(
     except FileNotFoundError as error:
         raise WrongUseError(str(error)) from None
     mix = read_moment(files, Moment(start, seconds), opened.facts.grid)
-    loaded = _model_of(model or opened.facts.model, opened.facts.model_sha256, index)
+    loaded = load_of_index(model, opened)
     searcher = Searcher(opened)
     wanted = Wanted(
         top,
@@ -75,38 +71,11 @@ def search(
     found = changing.search(loaded, searcher, mix, wanted, tried)
     if export is not None:
         rendering.export(searcher, found, mix, export)
-    records = [record_of(loaded, searcher, each) for each in found]
+    records = [record(loaded, each) | {"path": str(opened.path_of(each.entry))} for each in found]
     if as_json:
         print_json(records)
     else:
         _print_table(records, changed=len(tried) > 1)
-
-
-def record_of(model: Phalar, searcher: Searcher, found: Found) -> dict[str, Any]:
-    """Say of a candidate all that is known."""
-    entry = found.entry
-    return {
-        "path": str(searcher.index.path_of(entry)),
-        "score": round(found.score, 6),
-        "percentile": phalar.percentile(model, found.score),
-        "start_s": round(found.start_s, 3),
-        "seconds": round(entry.seconds, 3),
-        "instrument": entry.instrument,
-        "tempo_bpm": entry.tempo_bpm,
-        "key": entry.key,
-        "transpose_st": found.transpose_st,
-        "stretch": found.stretch,
-    }
-
-
-def _model_of(name: str, sha256: str, index: Path) -> Phalar:
-    loaded = load(name)
-    if loaded.sha256 != sha256:
-        raise WrongUseError(
-            f"{name}: not the model that {index} was made with ({sha256[:12]}); name that one with "
-            "--model, or hear the library again with `phalar index build` and --anew"
-        )
-    return loaded
 
 
 def _whole(text: str) -> tuple[int, int]:

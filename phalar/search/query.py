@@ -90,12 +90,17 @@ def read_moment(files: Sequence[Path], moment: Moment, grid: Grid) -> Sound:
     ValueError
         The moment is not in the files, too short or silent.
     """
-    parts = [_cut_moment(audio.load_mono(file), str(file), moment, grid) for file in files]
+    return sum_moments([(str(file), audio.load_mono(file)) for file in files], moment, grid)
+
+
+def sum_moments(sounds: Sequence[tuple[str, Sound]], moment: Moment, grid: Grid) -> Sound:
+    """Sum a moment of sounds that start together, each with its name; see `read_moment`."""
+    parts = [_cut_moment(sound, name, moment, grid) for name, sound in sounds]
     summed = np.zeros(max(map(len, parts)), np.float32)
     for part in parts:
         summed[: len(part)] += part
     if is_silent(summed):
-        raise ValueError(f"{files[0]}: silent from {moment.start_s:g} s; choose another moment")
+        raise ValueError(f"{sounds[0][0]}: silent from {moment.start_s:g} s; choose another moment")
     return summed
 
 

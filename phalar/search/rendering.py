@@ -32,13 +32,20 @@ def loudness_db(sound: Sound) -> float:
     return value if np.isfinite(value) else -70.0
 
 
+def matched(mix: Sound, candidate: Sound) -> Sound:
+    """Bring a candidate to the loudness that fits a mix."""
+    gain_db = loudness_db(mix) + CANDIDATE_DB - loudness_db(candidate)
+    return candidate * np.float32(10 ** (min(gain_db, MOST_GAIN_DB) / 20))
+
+
+def limited(sound: Sound) -> Sound:
+    """Make a sound softer where it goes beyond full scale."""
+    return sound * np.float32(PEAK / max(float(np.abs(sound).max(initial=0.0)), PEAK))
+
+
 def in_context(mix: Sound, candidate: Sound) -> Sound:
     """Sum a mix and a candidate of the same length, the candidate at the loudness that fits."""
-    gain_db = loudness_db(mix) + CANDIDATE_DB - loudness_db(candidate)
-    gain = 10 ** (min(gain_db, MOST_GAIN_DB) / 20)
-    summed = mix + np.float32(gain) * candidate
-    peak = float(np.abs(summed).max(initial=0.0))
-    return summed * np.float32(PEAK / max(peak, PEAK))
+    return limited(mix + matched(mix, candidate))
 
 
 def render(searcher: Searcher, found: Found, mix: Sound) -> Sound:

@@ -1,0 +1,26 @@
+"""What is said of a candidate, in JSON of the command and of the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phalar import infer
+from phalar.model import Phalar
+from phalar.search.query import Found
+
+
+def record(model: Phalar, found: Found) -> dict[str, Any]:
+    """Say of a candidate all that is known; its path is that below the library's folder."""
+    entry = found.entry
+    return {
+        "path": entry.path,
+        "score": round(found.score, 6),
+        "percentile": infer.percentile(model, found.score),
+        "start_s": round(found.start_s, 3),
+        "seconds": round(entry.seconds, 3),
+        "instrument": entry.instrument,
+        "tempo_bpm": entry.tempo_bpm,
+        "key": entry.key,
+        "transpose_st": found.transpose_st,
+        "stretch": found.stretch,
+    }
