@@ -97,7 +97,10 @@ def stem(track: tracks.Track, **changed) -> tracks.Track:
             lambda t: stem(t, audio=t.stems[0].audio * np.nan),
             r"bands/a/02-stem: holds samples that",
         ),
-        (lambda t: stem(t, audio=t.stems[0].audio * 20), r"peak 1\.99994 is beyond full scale"),
+        (
+            lambda t: stem(t, audio=t.stems[0].audio * 20),
+            r"bands/a/02-stem: peak 1\.99994 is beyond full scale",
+        ),
     ],
 )
 def test_a_track_that_breaks_a_rule_is_named(spoil, message):
