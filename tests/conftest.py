@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,16 @@ def _song(rng: np.random.Generator, seconds: float, source: str, name: str, spli
         downbeats_s=beats_s[::4],
         chords=[(0.0, seconds, "C:maj")],
     )
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Leave the loggers as they were: a command sets them up for its whole process."""
+    logger = logging.getLogger("phalar")
+    before = logger.level, logger.propagate, logger.handlers
+    yield
+    level, logger.propagate, logger.handlers = before
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

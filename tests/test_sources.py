@@ -78,8 +78,10 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
 def test_every_source_offers_what_the_stages_call():
     for name in sources.SOURCES:
         module = sources.load(name)
-        for part in ("download", "find", "scan", "songs", "make"):
+        for part in ("find", "scan", "songs", "make"):
             assert callable(getattr(module, part)), f"{name}.{part}"
+        # A source fetches by itself, or says which archives and folders it comes in.
+        assert hasattr(module, "download") != hasattr(module, "pieces"), name
         assert module.LICENCE
         assert module.CREDITS
 
