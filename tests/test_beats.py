@@ -65,6 +65,14 @@ def test_a_model_that_hears_strokes_finds_the_beats() -> None:
     assert found["fixed"]["f1"] < 0.6
 
 
+def test_a_rise_of_one_step_survives_where_neighbouring_tempi_share_it() -> None:
+    scores = np.zeros((9, 400))
+    scores[:, 101:] += 1.0  # the central difference rises at two steps, fewer than the opening's
+    scores[0, 301:] += 1.0
+    (there,) = np.nonzero(beats.onset_curve(scores))
+    assert there.tolist() == [100, 101]
+
+
 def test_silence_has_no_beats() -> None:
     assert beats.track_beats(np.zeros(500)).tolist() == []
     assert beats.judge(np.arange(1.0, 9.0), np.empty(0)).f1 == 0

@@ -75,11 +75,19 @@ def onset_curve(scores: Floats) -> Floats:
 
     A sudden rise over time, shared by neighbouring tempi, is a beat: what is less than three
     deviations above the mean is dropped, as is what a 3 x 3 opening removes.
+
+    Notes
+    -----
+    A model that follows time closely rises for less than three steps at every beat, and the
+    opening, as published, removes all of it; then it is over three tempi alone. The paper does not
+    say what it does there.
     """
     rise = np.zeros_like(scores, dtype=np.float64)
     rise[:, 1:-1] = scores[:, 2:] - scores[:, :-2]
     strong = np.where(rise > rise.mean() + KEPT_DEVIATIONS * rise.std(), rise, 0)
     curve: Floats = grey_opening(strong, size=OPENING).sum(axis=0)
+    if not curve.any():
+        curve = grey_opening(strong, size=(OPENING[0], 1)).sum(axis=0)
     return curve
 
 
