@@ -27,6 +27,10 @@ REGISTERED = re.compile(r"(models:/)?[\w-]+(@[\w-]+|/\d+|/latest)?")
 """`phalar`, `phalar@champion`, `phalar/3`, with MLflow's `models:/` before it or not."""
 
 
+CHAMPION = "phalar@champion"
+"""What `champion` alone means: the model that users get."""
+
+
 def load_model(name: str | PathLike[str]) -> Phalar:
     """Load a model from disk or from the registry, ready to embed (on the CPU, in evaluation mode).
 
@@ -34,8 +38,9 @@ def load_model(name: str | PathLike[str]) -> Phalar:
     ----------
     name : str or path
         A folder with `model.safetensors` and `model.json` or the former itself; else a name in the
-        MLflow registry: `phalar@champion` (an alias), `phalar/3` (a version), `phalar` (the
-        newest). MLFLOW_TRACKING_URI says where the registry is, by default `mlflow.db` here.
+        MLflow registry: `champion` or `phalar@champion` (an alias), `phalar/3` (a version),
+        `phalar` (the newest). MLFLOW_TRACKING_URI says where the registry is, by default
+        `mlflow.db` here.
 
     Raises
     ------
@@ -60,7 +65,7 @@ def load_model(name: str | PathLike[str]) -> Phalar:
     # MLflow takes seconds to import, and a model on disk does not need it.
     from phalar import registry
 
-    return _load(registry.fetch(text))
+    return _load(registry.fetch(CHAMPION if text == "champion" else text))
 
 
 def _load(path: Path) -> Phalar:

@@ -163,3 +163,13 @@ def test_model_loads_from_its_folder_or_file(model, tmp_path) -> None:
 def test_path_without_a_model_is_refused(name: str) -> None:
     with pytest.raises(FileNotFoundError, match="no such model; give a folder with model"):
         infer.load_model(f"nowhere/{name}")
+
+
+def test_champion_alone_is_the_model_that_users_get(model, tmp_path, monkeypatch) -> None:
+    from phalar import registry
+
+    asked = []
+    save_model(model, tmp_path)
+    monkeypatch.setattr(registry, "fetch", lambda name: asked.append(name) or tmp_path)
+    phalar.load_model("champion")
+    assert asked == ["phalar@champion"]
