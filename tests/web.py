@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -45,7 +45,8 @@ def serve() -> Iterator[Site]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            self._send(site.files[path], asked, fault)
+            with suppress(BrokenPipeError, ConnectionResetError):  # a client may hang up
+                self._send(site.files[path], asked, fault)
 
         def _send(self, content: bytes, asked: str | None, fault: str) -> None:
             etag = f'"{hash(content)}"'
