@@ -1,20 +1,26 @@
 """Exact search of an index of 100,000 windows on one thread, beside brute force over the score.
 
-Run it with `OMP_NUM_THREADS=1 python benchmarks/search.py --model data/train`. The index is written
-to a temporary folder and mapped, as `phalar search` does. How long an exact search takes does not
-depend on what the vectors are; so they are random, and what is checked is that the windows found
-are those that the model's own score puts first.
+    python benchmarks/search.py --model data/train [--rows 1000000]
+
+The index is written to a temporary folder and mapped, as `phalar search` does. How long an
+exact search takes does not depend on what the vectors are; so they are random, and what is checked
+is that the windows found are those that the model's own score puts first.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+# Before NumPy, which reads them.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 import soundfile
