@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phalar import tracks
+from phalar import cli, tracks
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.tracks import Stem, Track
 
@@ -65,6 +65,22 @@ def own_logging() -> Iterator[None]:
     yield
     level, logger.propagate, logger.handlers = before
     logger.setLevel(level)
+
+
+@pytest.fixture
+def call(folder, monkeypatch, capsys):
+    """Run the command within the module's own `folder`; give exit code, stdout and stderr."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("PHALAR_MODEL", raising=False)
+
+    def run(words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words.split())
+        printed = capsys.readouterr()
+        return stop.value.code, printed.out, printed.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -25,22 +25,6 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def call(folder, monkeypatch, capsys):
-    """Run the command within the folder; give exit code, stdout and stderr."""
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("PHALAR_MODEL", raising=False)
-
-    def run(words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            cli.main(words.split())
-        printed = capsys.readouterr()
-        return stop.value.code, printed.out, printed.err
-
-    return run
-
-
 def test_score_prints_what_python_gives(call, folder) -> None:
     expected = phalar.score(
         phalar.load_model(folder / "model"), folder / "a.wav", folder / "b.flac"

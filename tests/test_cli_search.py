@@ -7,7 +7,6 @@ import pytest
 import soundfile
 import torch
 
-from phalar import cli
 from phalar.model import ModelConfig, build_model, save_model
 
 
@@ -23,21 +22,6 @@ def folder(tmp_path_factory):
         soundfile.write(root / name, sound, 16_000)
     (root / "stems/page.wav").write_text("<html>")
     return root
-
-
-@pytest.fixture
-def call(folder, monkeypatch, capsys):
-    """Run the command within the folder; give exit code, stdout and stderr."""
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("PHALAR_MODEL", raising=False)
-
-    def run(words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            cli.main(words.split())
-        printed = capsys.readouterr()
-        return stop.value.code, printed.out, printed.err
-
-    return run
 
 
 def test_from_a_folder_to_files_that_fit(call, folder) -> None:

@@ -75,4 +75,4 @@ def test_a_missing_library_is_named_with_the_remedy(monkeypatch):
 
 def test_other_variants_do_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    build_model(ModelConfig("gap"), generator=None)
+    assert build_model(ModelConfig("gap"), generator=None).config.variant == "gap"

@@ -163,4 +163,6 @@ def test_the_api_is_described_without_a_network(browser, address) -> None:
     page = browser.new_page()
     page.set_default_timeout(WAIT_MS)
     page.goto(f"{address}/docs")
-    page.get_by_text("/api/search", exact=False).first.wait_for()
+    route = page.get_by_text("/api/search", exact=False).first
+    route.wait_for()
+    assert route.is_visible()
