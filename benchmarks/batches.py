@@ -27,7 +27,8 @@ from phalar.audio import SAMPLE_RATE_HZ
 from phalar.params import Augment, Noise, Paths
 from phalar.render import pairs
 from phalar.train.augment import SLOPES, Chance, augment
-from phalar.train.batches import Batches, PairIndex
+from phalar.train.batches import Batches
+from phalar.train.shards import PairIndex
 
 BATCH = 64
 

@@ -26,7 +26,8 @@ from phalar.audio import SAMPLE_RATE_HZ
 from phalar.params import Params, Paths
 from phalar.render import pairs, shards
 from phalar.tracks import Stem, Track
-from phalar.train.batches import Batches, PairIndex, read_pairs
+from phalar.train.batches import Batches, read_pairs
+from phalar.train.shards import PairIndex
 
 TRACK_S, PAIR_S, STEMS = 240.0, 10.0, 10
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from phalar import download, fingerprint, pool, progress, sources, tracks
+from phalar import download, fingerprint, pool, progress, publish, sources, tracks
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.params import Params, PrepareRecorded, Splits, digest
 from phalar.sources import Entry, Job, Unwanted
@@ -88,7 +88,7 @@ def run(params: Params, source: str, *, over: pool.Over = pool.mapper) -> Summar
         The download is missing, more than `prepare.max_bad_fraction` of the tracks are bad, or a
         split is empty.
     OSError
-        A worker died, or the disk is full or cannot be written.
+        A worker died, the disk is full or cannot be written, or a store does not take the parquet.
     """
     aside = open_aside(params, source)
     with over(params.prepare.workers, "prepare") as mapper:
@@ -260,6 +260,10 @@ def finish(
     if isinstance(section, PrepareRecorded):
         _write_findings(whole / FINDINGS, aside, kept, section)
     (whole / REPORT).write_text(json.dumps(asdict(summary), indent=1) + "\n")
+    if params.prepare.store:
+        names, uri = [name for name, _ in files], f"{params.prepare.store}/{source}"
+        for remote in publish.publish(whole, names, uri, f"prepare {source}"):
+            (whole / remote.name).unlink()
     final = params.paths.prepare(source)
     if final.exists():
         shutil.rmtree(final)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from phalar import audio
+from phalar import audio, store
 
 SPLITS = ("train", "valid", "test")
 
@@ -169,7 +169,7 @@ def write_tables(path: Path, tables: Iterable[pa.Table]) -> int:
 class TrackIndex:
     """Where one track lies and what its stems are, without their sound."""
 
-    path: Path
+    path: store.File
     row_group: int
     source: str
     track: str
@@ -192,19 +192,23 @@ def read_index(folder: Path, split: str) -> list[TrackIndex]:
     ------
     ValueError
         There is no parquet for the split, or one is damaged.
+    StoreError
+        The parquet lie in a store that cannot be read.
     """
-    paths = sorted(folder.glob(f"{split}-*.parquet"))
+    paths = store.find(folder, f"{split}-*.parquet")
     if not paths:
         raise ValueError(f"{folder}: no {split}-*.parquet; run prepare for this source first")
     return [index for path in paths for index in _index_file(path)]
 
 
-def _index_file(path: Path) -> Iterator[TrackIndex]:
+def _index_file(path: store.File) -> Iterator[TrackIndex]:
     heavy = ("audio", "beats_s", "downbeats_s", "chords")
     columns = [name for name in SCHEMA.names if name not in heavy]
     try:
-        with pq.ParquetFile(path) as file:
+        with store.open_parquet(path) as file:
             groups = [file.read_row_group(g, columns=columns) for g in range(file.num_row_groups)]
+    except store.StoreError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
     for number, table in enumerate(groups):
@@ -227,7 +231,7 @@ def _index_file(path: Path) -> Iterator[TrackIndex]:
         )
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
+def _damaged(path: store.File, error: Exception) -> ValueError:
     return ValueError(f"{path}: damaged ({error}); delete it and prepare this source again")
 
 
@@ -238,10 +242,14 @@ def read_stems(index: TrackIndex) -> np.ndarray:
     ------
     ValueError
         The row group or a stem's sound is damaged, or shorter than the index says.
+    StoreError
+        The parquet lies in a store that cannot be read.
     """
     try:
-        with pq.ParquetFile(index.path) as file:
+        with store.open_parquet(index.path) as file:
             column = file.read_row_group(index.row_group, columns=["audio"])["audio"]
+    except store.StoreError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise _damaged(index.path, error) from error
     stems = np.empty((len(index.stems), index.samples), dtype=np.float32)

@@ -147,6 +147,7 @@ def settings(
         "split": {"salt": 1, "train": 0.4, "valid": 0.3, "test": 0.3},
         "workers": 1,
         "max_bad_fraction": bad,
+        "store": None,
         source: ASKED | (prepare or {}),
     }
     raw["render"]["weights"] = {source: 1.0}

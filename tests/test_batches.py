@@ -20,8 +20,9 @@ from tiny_render import noise_track, prepare, tiny_params
 from phalar import render
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.params import Paths, Train
-from phalar.train.batches import Batch, Batches, PairIndex, read_crop, read_pairs
+from phalar.train.batches import Batch, Batches, read_pairs
 from phalar.train.plan import plan_epoch
+from phalar.train.shards import PairIndex, read_crop
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from phalar import store
 from phalar.lineage.record import Record
 from phalar.params import Params, Paths
 from phalar.runlog import file_sha256
@@ -58,7 +60,6 @@ def collect(params: Params, paths: Paths) -> Record:
     pairs = _pairs(paths)
     shards = _shards(paths, pairs)
     tracks = _tracks(paths, pairs)
-    tables = [path for source in params.sources for path in _tables(paths.prepare(source))]
     files, sources = _files(paths, params.sources, tracks)
     manifest = paths.render / "pairs.parquet"
     counts = Counter(pairs["split"].to_pylist())
@@ -72,8 +73,9 @@ def collect(params: Params, paths: Paths) -> Record:
         "shards": shards,
         "tracks": tracks,
         "prepared": [
-            {"file": _relative(path, paths), "bytes": path.stat().st_size, "sha256": total}
-            for path, total in zip(tables, _sums(tables), strict=True)
+            described
+            for folder in map(paths.prepare, params.sources)
+            for described in _described(_tables(folder), folder, paths)
         ],
         "files": files,
         "sources": sources,
@@ -120,9 +122,12 @@ def _pairs(paths: Paths) -> Any:
     return _table(paths.render / "pairs.parquet", columns, "render")
 
 
-def _table(path: Path, columns: list[str], stage: str) -> Any:
+def _table(path: store.File, columns: list[str], stage: str) -> Any:
     try:
-        return pq.read_table(path, columns=columns)
+        with store.open_parquet(path) as file:
+            return file.read(columns=columns)
+    except store.StoreError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path}: missing or damaged ({error}); run the {stage} stage again"
@@ -133,26 +138,28 @@ def _shards(paths: Paths, pairs: Any) -> list[Record]:
     """List the shards with their pairs and checksums; every pair's shard must be there."""
     counted = pairs.group_by(["split", "shard"]).aggregate([([], "count_all")]).to_pylist()
     rows = sorted(counted, key=lambda row: (SPLITS.index(row["split"]), row["shard"]))
-    found = [paths.render / row["shard"] for row in rows]
+    remote = store.read_manifest(paths.render)
+    found = [remote.get(row["shard"], paths.render / row["shard"]) for row in rows]
     for path in found:
-        if not path.is_file():
+        if isinstance(path, Path) and not path.is_file():
             raise ValueError(f"{path} is in pairs.parquet but not on disk; run the render stage")
     return [
-        {
-            "file": _relative(path, paths),
-            "split": row["split"],
-            "pairs": row["count_all"],
-            "bytes": path.stat().st_size,
-            "sha256": total,
-        }
-        for row, path, total in zip(rows, found, _sums(found), strict=True)
+        described | {"split": row["split"], "pairs": row["count_all"]}
+        for row, described in zip(rows, _described(found, paths.render, paths), strict=True)
     ]
 
 
-def _sums(paths: Sequence[Path]) -> list[str]:
-    # Hashing leaves Python's lock alone.
+def _described(files: Sequence[store.File], folder: Path, paths: Paths) -> list[Record]:
+    """Give name, size and SHA-256 of files of a stage, and the address of those in a store."""
+    # Hashing leaves Python's lock alone. What was published was hashed then.
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(file_sha256, paths))
+        sums = pool.map(lambda f: file_sha256(f) if isinstance(f, Path) else f.sha256, files)
+        return [
+            {"file": _relative(file, paths), "bytes": file.stat().st_size, "sha256": total}
+            if isinstance(file, Path)
+            else asdict(file) | {"file": _relative(folder / file.name, paths)}
+            for file, total in zip(files, sums, strict=True)
+        ]
 
 
 def _tracks(paths: Paths, pairs: Any) -> list[Record]:
@@ -191,8 +198,8 @@ def _prepared(folder: Path) -> dict[str, Record]:
     return found
 
 
-def _tables(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet"))
+def _tables(folder: Path) -> list[store.File]:
+    return store.find(folder, "*.parquet")
 
 
 def _files(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from phalar import registry, runlog
+from phalar import registry, runlog, store
 from phalar.lineage.record import TRACKS
 from phalar.params import Paths
 
@@ -200,8 +200,10 @@ Known = tuple[str, str, str | None, str | None]
 def _prepared(paths: Paths, wanted: Wanted) -> Iterator[Known]:
     """Find tracks among those that lie prepared, which say what the table of pairs does not."""
     columns = ["source", "track", "artist", "licence", "source_files"]
-    for path in sorted((paths.root / "prepare").glob("*/*.parquet")):
-        table = pq.read_table(path, columns=columns)
+    folders = sorted((paths.root / "prepare").glob("*"))
+    for path in (path for folder in folders for path in store.find(folder, "*.parquet")):
+        with store.open_parquet(path) as file:
+            table = file.read(columns=columns)
         sums = pc.struct_field(table["source_files"].combine_chunks().flatten(), "sha256")
         offsets = table["source_files"].combine_chunks().offsets
         files = pa.ListArray.from_arrays(offsets, sums)

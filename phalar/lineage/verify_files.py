@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from phalar import progress, withdrawn
+from phalar import progress, store, withdrawn
 from phalar.lineage.check import Check, right, unknown, wrong
 from phalar.lineage.record import Record
 from phalar.params import Paths
@@ -47,9 +47,12 @@ def checks(record: Record, paths: Paths) -> list[Check]:
             for file in record["files"]
         ],
     }
-    files = {project / entry["file"] for entries in kinds.values() for entry in entries}
+    entries = [entry for listed in kinds.values() for entry in listed]
+    files = {project / entry["file"] for entry in entries}
     files.update(*(_files(project / out["path"]) for out in outs))
-    sums = _sums(sorted(path for path in files if path.is_file()))
+    wanted: dict[Path, store.File] = {path: path for path in sorted(files) if path.is_file()}
+    wanted |= {project / e["file"]: _remote(e) for e in entries if "name" in e}
+    sums = _sums(wanted)
     found = [_out(project, out, sums, moved) for out in outs]
     if not outs:
         found.append(unknown("dvc.lock", "the stages ran without DVC"))
@@ -67,25 +70,33 @@ def _lock(project: Path) -> dict[str, str]:
     return {out["path"]: out["md5"] for entry in stages.values() for out in entry.get("outs", [])}
 
 
-def _sums(paths: Sequence[Path]) -> dict[Path, Sums]:
-    """Read every file once."""
+def _remote(entry: Record) -> store.Remote:
+    return store.Remote(entry["name"], entry["url"], entry["bytes"], entry["sha256"])
+
+
+def _sums(files: Mapping[Path, store.File]) -> dict[Path, Sums]:
+    """Read every file once, wherever it lies; those that a store lacks are left out."""
     with (
-        progress.track(len(paths), "verify", unit="files") as tick,
+        progress.track(len(files), "verify", unit="files") as tick,
         ThreadPoolExecutor() as pool,
     ):
         found = {}
-        for path, sums in zip(paths, pool.map(_sums_of, paths), strict=True):
-            found[path] = sums
+        for path, sums in zip(files, pool.map(_sums_of, files.values()), strict=True):
+            if sums is not None:
+                found[path] = sums
             tick(1)
         return found
 
 
-def _sums_of(path: Path) -> Sums:
+def _sums_of(file: store.File) -> Sums | None:
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            md5.update(chunk)
-            sha256.update(chunk)
+    try:
+        with store.open_file(file) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                md5.update(chunk)
+                sha256.update(chunk)
+    except store.MissingError:
+        return None
     return Sums(md5.hexdigest(), sha256.hexdigest())
 
 

@@ -10,6 +10,8 @@ from phalar.params.types import Fraction, Positive, PositiveFloat, Seed, Strict,
 
 Archive96 = Annotated[int, Field(ge=1, le=96)]
 Archive12 = Annotated[int, Field(ge=1, le=12)]
+Store = Annotated[str, Field(pattern=r"^[a-z0-9]+://.*[^/]$")]
+"""Address below which a stage keeps its big files, by fsspec; where they lie changes no byte."""
 
 
 class DownloadChorales(Strict):
@@ -131,6 +133,8 @@ class Prepare(Strict):
     workers: Workers
     max_bad_fraction: Fraction
     """More bad tracks than this share of those found is an error."""
+    store: Store | None
+    """Where the parquet lie, such as `s3://bucket/phalar/prepare`; null: data/prepare."""
     split: Splits
     chorales: PrepareScores | None = None
     bands: PrepareScores | None = None
@@ -178,3 +182,5 @@ class Render(Strict):
     """Both sides of a pair are audible for at least this share of its time."""
     trial_candidates: list[Positive]
     """K of the frozen trials."""
+    store: Store | None
+    """Where the shards lie, such as `s3://bucket/phalar/render`; null: data/render."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from phalar import pool, progress
+from phalar import pool, progress, publish, store
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.params import Params, Paths
 from phalar.render import shards, table, trials
@@ -31,6 +31,9 @@ REPORT = "report.json"
 
 KEY = "key"
 """What a folder aside was begun with: the code, the parameters and the drawn pairs, as SHA-256."""
+
+NO_DIFFERENCE = {"workers", "runner", "store"}
+"""Parameters that change no byte of any shard."""
 
 TRIAL_NAME = ("split", "source", "protocol", "candidates")
 
@@ -76,7 +79,7 @@ def run(params: Params, paths: Paths, *, over: pool.Over = pool.mapper) -> Summa
     ValueError
         Prepared tracks are missing, damaged or do not suffice (see `pairs.plan`).
     OSError
-        The disk is full or cannot be written, or a worker died.
+        The disk is full or cannot be written, a worker died, or a store does not take the shards.
     """
     settings = params.render
     parts = []
@@ -108,14 +111,18 @@ def run(params: Params, paths: Paths, *, over: pool.Over = pool.mapper) -> Summa
     pq.write_table(frozen, aside / TRIALS, compression="zstd")
     summary = _summary(parts, members, frozen, len(jobs))
     (aside / REPORT).write_text(json.dumps(asdict(summary), indent=1) + "\n")
-    _put_into_place(aside, paths.render)
+    remotes = []
+    if settings.store:
+        names = [layout.shard(shard) for layout, shard in jobs]
+        remotes = publish.publish(aside, names, settings.store, "render")
+    _put_into_place(aside, paths.render, remotes)
     return summary
 
 
 def _open_aside(params: Params, paths: Paths, parts: list[tuple[Pairs, Layout]]) -> Path:
     """Folder for what is not finished; emptied where it was begun with anything different."""
     aside = paths.render.with_name(paths.render.name + ".part")
-    digest = hashlib.sha256(params.render.model_dump_json(exclude={"workers", "runner"}).encode())
+    digest = hashlib.sha256(params.render.model_dump_json(exclude=NO_DIFFERENCE).encode())
     for code in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(code.read_bytes())
     for pairs, _ in parts:
@@ -174,9 +181,13 @@ def _summary(
     return Summary(counts, dict(Counter("/".join(map(str, name)) for name in names)), shard_count)
 
 
-def _put_into_place(aside: Path, final: Path) -> None:
-    """Replace the stage's folder by the finished one."""
+def _put_into_place(aside: Path, final: Path, remotes: list[store.Remote]) -> None:
+    """Replace the stage's folder by the finished one, without what lies in a store."""
     (aside / KEY).unlink()
     shutil.rmtree(aside / shards.NOTES)
+    for remote in remotes:
+        (aside / remote.name).unlink()
+    for split in SPLITS if remotes else ():
+        (aside / split).rmdir()
     shutil.rmtree(final, ignore_errors=True)
     aside.replace(final)

@@ -2,14 +2,11 @@
 
 The order of an epoch is drawn here, from (seed, epoch) alone, and pairs are read by their place in
 the shards: what a process gets does not depend on how many processes or readers there are, and any
-step can be the first. A crop is read straight into the memory of its batch, by threads: such reads
-let other threads run. WebDataset streams whole splits in the order in which they were written.
+step can be the first. Sound is read by threads: such reads let other threads run.
 """
 
 from __future__ import annotations
 
-import os
-import tarfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,100 +15,20 @@ from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-import webdataset
-from numpy.typing import NDArray
 from torch import Tensor
 
 from phalar import audio
 from phalar.params import Train
+from phalar.train import shards
 from phalar.train.plan import Ids, batches_an_epoch, plan_epoch
+from phalar.train.shards import PairIndex
 
-SIDES = ("anchor", "positive")
-REMEDY = "render again: dvc repro -f -s render"
-WAV_HEADER_BYTES = 44
 BATCHES_AHEAD = 2
 """Batches that each reader has ready or is reading."""
 
 LENGTHS, OFFSETS = 1, 2
 """Stand behind (seed, epoch) where something else than the order is drawn."""
-
-
-@dataclass(frozen=True, slots=True)
-class PairIndex:
-    """Where the pairs of a split lie; P pairs in order."""
-
-    folder: Path
-    split: str
-    samples: int
-    """Length of every pair."""
-    pair: Ids
-    """(P,): 0 to P - 1."""
-    shard: NDArray[np.str_]
-    """(P,): path below `folder`."""
-    key: NDArray[np.str_]
-    """(P,): name within the shard."""
-    song: Ids
-    """(P,): number of the song; pairs of one song share it."""
-    pool: Ids
-    """(P,): number of the source, or 0 for all; a batch takes its pairs from one pool."""
-    offset: Ids
-    """(P, 2): first byte of the anchor's and the positive's sound file within the shard."""
-    bytes: Ids
-    """(P, 2): their sizes."""
-
-    @staticmethod
-    def read(folder: Path, split: str, *, by_source: bool = False) -> PairIndex:
-        """Read a split's index, and check that its shards are there and as long as they must be.
-
-        With `by_source` each source is a pool of its own.
-
-        Raises
-        ------
-        ValueError
-            The index is missing or damaged, or a shard is missing, short or too long.
-        """
-        path = folder / "pairs.parquet"
-        names = ["pair", "shard", "key", "source", "song", "samples"]
-        names += [f"{side}_{what}" for side in SIDES for what in ("offset", "bytes")]
-        try:
-            table = pq.read_table(path, columns=names, filters=[("split", "=", split)])
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: missing or damaged ({error}); {REMEDY}") from error
-        if not np.array_equal(table["pair"], np.arange(table.num_rows)) or not table.num_rows:
-            raise ValueError(f"{path}: does not list the pairs of {split} from 0 on; {REMEDY}")
-        sources = table["source"].to_pylist()
-        songs = zip(sources, table["song"].to_pylist(), strict=True)
-        index = PairIndex(
-            folder=folder,
-            split=split,
-            samples=table["samples"][0].as_py(),
-            pair=table["pair"].to_numpy(),
-            shard=np.array(table["shard"].to_pylist()),
-            key=np.array(table["key"].to_pylist()),
-            song=np.unique(["/".join(song) for song in songs], return_inverse=True)[1],
-            pool=np.unique(sources, return_inverse=True)[1] * by_source,
-            offset=np.stack([table[f"{side}_offset"] for side in SIDES], axis=1),
-            bytes=np.stack([table[f"{side}_bytes"] for side in SIDES], axis=1),
-        )
-        index._check_shards()
-        return index
-
-    def _check_shards(self) -> None:
-        """Compare the sizes of all shards with where their last members end."""
-        ends = self.offset[:, 1] + self.bytes[:, 1]
-        shards, firsts = np.unique(self.shard, return_index=True)
-        for shard, end in zip(shards, np.maximum.reduceat(ends, firsts), strict=True):
-            path = self.folder / str(shard)
-            blocks = -(-int(end) // tarfile.BLOCKSIZE) + 2
-            wanted = -(-blocks * tarfile.BLOCKSIZE // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
-            size = path.stat().st_size if path.exists() else None
-            if size is None:
-                raise ValueError(f"{path}: this shard is missing; {REMEDY}")
-            if size != wanted:
-                raise ValueError(f"{path}: this shard has {size} bytes, must be {wanted}; {REMEDY}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +141,7 @@ class Batches:
 
     def _read(self, pairs: Ids, starts: Ids, samples: int) -> Batch:
         wave = torch.empty((len(pairs), 2, samples), dtype=torch.int16, pin_memory=self.pin)
-        for pair, start, out in zip(pairs, starts, wave.numpy(), strict=True):
-            read_crop(self.index, int(pair), int(start), out)
+        shards.read_crops(self.index, pairs, starts, wave.numpy())
         return Batch(torch.tensor(pairs), torch.tensor(self.index.song[pairs]), wave)
 
 
@@ -261,83 +177,8 @@ def read_pairs(
         )
     start = (index.samples - samples) // 2
     pairs = index.pair if wanted is None else np.unique(wanted)
-    waves = _stream(index, pairs, slice(start, start + samples))
+    waves = shards.stream(index, pairs, slice(start, start + samples))
     for first in range(0, len(pairs), batch_pairs):
         here = pairs[first : first + batch_pairs]
         wave = torch.from_numpy(np.stack(list(islice(waves, len(here)))))
         yield Batch(torch.tensor(here), torch.tensor(index.song[here]), wave)
-
-
-def _stream(index: PairIndex, pairs: Ids, crop: slice) -> Iterator[NDArray[np.int16]]:
-    """Yield the (2, N) sound of each pair, shard after shard."""
-    for shard in dict.fromkeys(index.shard[pairs].tolist()):
-        path = index.folder / shard
-        keys = set(index.key[pairs[index.shard[pairs] == shard]].tolist())
-        found = 0
-        try:
-            # Every process that asks gets all pairs: the plan alone shares them out.
-            stream = webdataset.WebDataset(
-                str(path), shardshuffle=False, nodesplitter=None, empty_check=False
-            )
-            for members in stream:
-                if members["__key__"] in keys:
-                    yield np.stack([_decode(members, side, crop) for side in SIDES])
-                    found += 1
-        except (tarfile.TarError, OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{path}: this shard is damaged ({error}); {REMEDY}") from error
-        if found != len(keys):
-            raise ValueError(f"{path}: this shard has {found} of {len(keys)} pairs; {REMEDY}")
-
-
-def _decode(members: dict[str, bytes], side: str, crop: slice) -> NDArray[np.int16]:
-    """Decode a side of a pair that WebDataset read."""
-    if f"{side}.wav" in members:
-        first = WAV_HEADER_BYTES + 2 * crop.start
-        return np.frombuffer(members[f"{side}.wav"], "<i2", crop.stop - crop.start, first)
-    return _decode_flac(members[f"{side}.flac"], crop)
-
-
-def _decode_flac(file: bytes, crop: slice) -> NDArray[np.int16]:
-    sound, _ = audio.read_audio(file, frames=crop)
-    return np.asarray(sound[0] * 32768, dtype=np.int16)
-
-
-def read_crop(index: PairIndex, pair: int, start: int, out: NDArray[np.int16]) -> None:
-    """Read N samples of both sides of a pair into memory that is there, by their place in a shard.
-
-    Parameters
-    ----------
-    index : PairIndex
-    pair, start : int
-        Which pair, and the first of its samples that is wanted.
-    out : int16 array [shape=(2, N)]
-        Filled with anchor and positive.
-
-    Raises
-    ------
-    ValueError
-        The shard is damaged.
-    """
-    path = index.folder / str(index.shard[pair])
-    crop = slice(start, start + out.shape[1])
-    try:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            for side, offset, size, row in zip(
-                SIDES, index.offset[pair].tolist(), index.bytes[pair].tolist(), out, strict=True
-            ):
-                header = os.pread(file, tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE)
-                name = header.partition(b"\0")[0].decode("ascii", "replace")
-                stem, _, container = name.rpartition(".")
-                if stem != f"{index.key[pair]}.{side}":
-                    raise ValueError(f"{name!r} stands in the place of {index.key[pair]}.{side}")
-                if container == "wav":
-                    first = offset + WAV_HEADER_BYTES + 2 * start
-                    if os.preadv(file, [row], first) != row.nbytes:
-                        raise ValueError(f"{name} is cut")
-                else:
-                    row[:] = _decode_flac(os.pread(file, size, offset), crop)
-        finally:
-            os.close(file)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: this shard is damaged ({error}); {REMEDY}") from error

@@ -17,7 +17,7 @@ from phalar.model import ModelConfig, Phalar, build_model
 from phalar.params import Params, Paths, Train
 from phalar.train import distributed
 from phalar.train.augment import Chance, augment
-from phalar.train.batches import Batch, Batches, PairIndex
+from phalar.train.batches import Batch, Batches
 from phalar.train.checkpoint import Checkpoints
 from phalar.train.compile import compile_backbone
 from phalar.train.distributed import World
@@ -26,6 +26,7 @@ from phalar.train.export import Record, export
 from phalar.train.loss import accuracy, contrastive_loss
 from phalar.train.meter import Meter
 from phalar.train.optim import Average, build_optimisers, rate_factor, set_rates
+from phalar.train.shards import PairIndex
 from phalar.train.state import State
 from phalar.train.validate import Validation
 

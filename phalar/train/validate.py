@@ -14,8 +14,8 @@ from phalar.audio import SAMPLE_RATE_HZ
 from phalar.evaluate.retrieval import Trials, read_trials, score_trials
 from phalar.model import Phalar
 from phalar.train import distributed
-from phalar.train.batches import PairIndex, read_crop
 from phalar.train.distributed import World
+from phalar.train.shards import PairIndex, read_crops
 
 PROTOCOL = "paper"
 SPLIT = "valid"
@@ -88,8 +88,7 @@ class Validation:
         found = []
         for here in np.split(pairs, range(PAIRS_A_BATCH, len(pairs), PAIRS_A_BATCH)):
             stored = np.empty((len(here), 2, self.samples), np.int16)
-            for pair, out in zip(here, stored, strict=True):
-                read_crop(self.index, int(pair), start, out)
+            read_crops(self.index, here, np.full(len(here), start), stored)
             wave_BN = torch.from_numpy(stored).to(world.device).flatten(0, 1).float() / 2**15
             with torch.no_grad():
                 z_BRD = model.encode(model.features(wave_BN).to(dtype))
