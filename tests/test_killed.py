@@ -8,14 +8,16 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import miniatures
 import pytest
 import web
 import yaml
+from test_servers import s3_server
 
-from phalar import params
+from phalar import params, store
 
 ROOT = Path(__file__).parents[1]
 TIMES = 20
@@ -41,14 +43,15 @@ if __name__ == "__main__":
 ARCHIVES = ("train/1", "train/2", "valid/1", "test/1")
 
 
-def project(root: Path) -> params.Params:
-    """Write parameters of a line of three stages on a small CocoChorales."""
+def project(root: Path, uri: str | None = None) -> params.Params:
+    """Write parameters of a line of three stages on a small CocoChorales; big files go to `uri`."""
     chosen = {"train": [1, 2], "valid": [1], "test": [1]}
     miniatures.settings(root, "cocochorales", download=chosen)
     path = root / "params.yaml"
     raw = yaml.safe_load(path.read_text())
-    raw["prepare"]["workers"] = 2
+    raw["prepare"] |= {"workers": 2, "store": uri and f"{uri}/prepare"}
     raw["render"] |= {
+        "store": uri and f"{uri}/render",
         "workers": 2,
         "pairs": {"train": 400, "valid": 40, "test": 40},
         "pair_s": {"train": 0.5, "valid": 0.5, "test": 0.5},
@@ -79,9 +82,32 @@ def digest(root: Path) -> dict[str, str]:
     return found
 
 
+def kill_and_run_again(root: Path, stages: dict[str, float], url: str) -> int:
+    """Kill each stage so often, then let it end; return how many kills came before its end."""
+    chance, killed = random.Random(1), 0
+    for stage, took_s in stages.items():
+        for _ in range(TIMES):
+            child = start(root, stage, url)
+            time.sleep(chance.uniform(0.2, 1.0) * took_s)
+            killed += child.poll() is None
+            child.kill()
+            child.wait()
+        assert start(root, stage, url).wait() == 0
+    return killed
+
+
+def timed(root: Path, stages: Sequence[str], url: str) -> dict[str, float]:
+    """Run stages, and tell how long each took."""
+    took_s = {}
+    for stage in stages:
+        begun = time.monotonic()
+        assert start(root, stage, url).wait() == 0
+        took_s[stage] = time.monotonic() - begun
+    return took_s
+
+
 @pytest.mark.slow
 def test_killed_twenty_times_and_run_again_gives_the_same_bytes(tmp_path):
-    chance = random.Random(1)
     with web.serve() as site:
         for place, name in enumerate(ARCHIVES):
             site.files[f"{name}.tar.bz2"] = miniatures.cocochorales(
@@ -90,22 +116,39 @@ def test_killed_twenty_times_and_run_again_gives_the_same_bytes(tmp_path):
             # So that a kill finds something on its way.
             site.faults[f"{name}.tar.bz2"] = ["slow"] * 1000
         project(tmp_path / "whole")
-        took_s = {}
-        for stage in ("download", "prepare", "render"):
-            begun = time.monotonic()
-            assert start(tmp_path / "whole", stage, site.url).wait() == 0
-            took_s[stage] = time.monotonic() - begun
+        took_s = timed(tmp_path / "whole", ("download", "prepare", "render"), site.url)
         expected = digest(tmp_path / "whole")
         assert len([name for name in expected if name.endswith(".tar")]) == 12
-        killed = 0
         project(tmp_path / "killed")
-        for stage in took_s:
-            for _ in range(TIMES):
-                child = start(tmp_path / "killed", stage, site.url)
-                time.sleep(chance.uniform(0.2, 1.0) * took_s[stage])
-                killed += child.poll() is None
-                child.kill()
-                child.wait()
-            assert start(tmp_path / "killed", stage, site.url).wait() == 0
-        assert killed >= TIMES
+        assert kill_and_run_again(tmp_path / "killed", took_s, site.url) >= TIMES
         assert digest(tmp_path / "killed") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_while_publishing_to_a_store_it_ends_in_the_same_bytes(tmp_path):
+    uri = "s3://music/killed"
+    with s3_server(tmp_path, "music") as _, web.serve() as site:
+        for place, name in enumerate(ARCHIVES):
+            site.files[f"{name}.tar.bz2"] = miniatures.cocochorales(
+                {f"string_track{10 * place + n:06d}": "violin viola cello" for n in range(10)}
+            )
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        for root in (whole, killed):
+            project(root, uri)
+            timed(root, ("download",), site.url)
+        took_s = timed(whole, ("prepare", "render"), site.url)
+        expected = digest(whole)
+        assert not [name for name in expected if name.endswith((".tar", ".parquet.part"))]
+        music = store.open_store(uri)
+        music.rm(uri, recursive=True)
+        assert kill_and_run_again(killed, took_s, site.url) >= TIMES
+        assert digest(killed) == expected
+        for manifest in killed.rglob(store.MANIFEST):
+            for remote in store.read_manifest(manifest.parent).values():
+                assert store.sum_of(remote) == remote.sha256
+        # What a kill left there has no name that a manifest could say.
+        music.invalidate_cache()
+        listed = {f"s3://{name}" for name in music.find(uri) if not name.endswith(".part")}
+        manifests = map(store.read_manifest, (path.parent for path in killed.rglob(store.MANIFEST)))
+        assert listed == {remote.url for found in manifests for remote in found.values()}

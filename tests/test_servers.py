@@ -68,6 +68,26 @@ def command(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
+@contextmanager
+def s3_server(folder: Path, bucket: str) -> Iterator[dict[str, str]]:
+    """Have an S3 server with a bucket, and the environment set that finds it."""
+    pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
+    port = free_port()
+    environment = {
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    words = [command("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    url = environment["AWS_ENDPOINT_URL"]
+    with running(words, folder, url), pytest.MonkeyPatch.context() as patch:
+        urllib.request.urlopen(urllib.request.Request(f"{url}/{bucket}", method="PUT")).close()
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield environment
+
+
 def test_mlflow_server_keeps_and_serves_the_model(tmp_path, tiny_songs, monkeypatch) -> None:
     store = tmp_path / "server"
     store.mkdir()
@@ -113,33 +133,23 @@ def answer_with_audio(project: Project) -> None:
 
 
 def test_dvc_pushes_to_s3_and_pulls_from_it(tmp_path) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
     folder = tmp_path / "project"
     (folder / "data").mkdir(parents=True)
     (folder / "data/pairs").write_bytes(os.urandom(100_000))
-    environment = {
-        **os.environ,
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
 
     def dvc(*words: str) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *words],
             cwd=folder,
-            env=environment,
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stderr
 
-    with running([command("moto_server"), "-H", "127.0.0.1", "-p", str(port)], tmp_path, url):
-        urllib.request.urlopen(urllib.request.Request(f"{url}/store", method="PUT")).close()
+    with s3_server(tmp_path, "store") as found:
         dvc("init", "--no-scm")
         dvc("remote", "add", "--default", "store", "s3://store/phalar")
-        dvc("remote", "modify", "store", "endpointurl", url)
+        dvc("remote", "modify", "store", "endpointurl", found["AWS_ENDPOINT_URL"])
         dvc("add", "data/pairs")
         dvc("push")
         content = (folder / "data/pairs").read_bytes()

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,7 @@ import miniatures
 import pytest
 import torch
 import yaml
-from test_servers import command, free_port, running
+from test_servers import s3_server
 from tiny_render import checksums
 
 from phalar import download, params, prepare, render, store, tracks
@@ -31,20 +30,7 @@ SPLITS = tracks.SPLITS
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory) -> Iterator[dict[str, str]]:
     """A server with a bucket `music`; gives the environment that finds it."""
-    pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    environment = {
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": url,
-    }
-    words = [command("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
-    with running(words, tmp_path_factory.mktemp("s3"), url), pytest.MonkeyPatch.context() as patch:
-        urllib.request.urlopen(urllib.request.Request(f"{url}/music", method="PUT")).close()
-        for name, value in environment.items():
-            patch.setenv(name, value)
+    with s3_server(tmp_path_factory.mktemp("s3"), "music") as environment:
         yield environment
 
 
