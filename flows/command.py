@@ -22,6 +22,10 @@ from phalar.params import Params
 
 FAILED, WRONG_USE, STOPPED = 1, 2, 130
 
+RESUME = "PHALAR_RESUME"
+"""Environment variable, for a stage that `make repro` runs: 1 is the option --resume."""
+RESUME_HELP = "only go on with what was interrupted; with other inputs it is refused"
+
 log = logging.getLogger("phalar.flows")
 
 
@@ -33,9 +37,13 @@ class Line:
     params: Params
     source: str
     """Empty for a stage that takes all sources together."""
+    resume: bool = False
+    """Whether to refuse to begin anew what was interrupted with other inputs."""
 
 
-def main(flow: Callable[[Line], Any], *, of_source: bool = False) -> NoReturn:
+def main(
+    flow: Callable[[Line], Any], *, of_source: bool = False, can_resume: bool = False
+) -> NoReturn:
     """Run a flow as a command.
 
     Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped. An error is one line; the environment
@@ -45,14 +53,14 @@ def main(flow: Callable[[Line], Any], *, of_source: bool = False) -> NoReturn:
     process.end_with_the_line()
     runlog.set_up_logging()
     try:
-        line = _read_line(flow, of_source=of_source)
+        line = _read_line(flow, of_source=of_source, can_resume=can_resume)
         orchestrator.connect()
     except (ValueError, OSError) as error:
         sys.exit(fail(error, WRONG_USE))
     sys.exit(_run(flow, line))
 
 
-def _read_line(flow: Callable[[Line], Any], *, of_source: bool) -> Line:
+def _read_line(flow: Callable[[Line], Any], *, of_source: bool, can_resume: bool) -> Line:
     """Parse the arguments and read the parameters."""
     parser = argparse.ArgumentParser(
         prog=f"python -m flows.{flow.__name__}", description=flow.__doc__
@@ -60,13 +68,16 @@ def _read_line(flow: Callable[[Line], Any], *, of_source: bool) -> Line:
     if of_source:
         parser.add_argument("source", help="one of `sources` in the parameters")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="PATH")
+    if can_resume:
+        parser.add_argument("--resume", action="store_true", help=f"as {RESUME}=1: {RESUME_HELP}")
     arguments = parser.parse_args()
     params = parameters.load(arguments.params)
     source = arguments.source if of_source else ""
     if of_source and source not in params.sources:
         known = ", ".join(params.sources)
         raise ValueError(f"source {source!r} is not in {arguments.params}; choose from {known}")
-    return Line(arguments.params, params, source)
+    resume = can_resume and (arguments.resume or os.environ.get(RESUME) == "1")
+    return Line(arguments.params, params, source, resume)
 
 
 def _run(flow: Callable[[Line], Any], line: Line) -> int:

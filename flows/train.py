@@ -12,8 +12,8 @@ fit = task(phalar.train.run, name="fit")
 @flow
 def train(line: Line) -> Any:
     """Fit the model, on as many devices as there are, and export it."""
-    return fit(line.params_path, line.params, line.params.paths)
+    return fit(line.params_path, line.params, line.params.paths, resume=line.resume)
 
 
 if __name__ == "__main__":
-    main(train)
+    main(train, can_resume=True)

@@ -27,7 +27,11 @@ def launched(monkeypatch, tmp_path):
         script.write_text(text)
         monkeypatch.setattr(launch, "_command", lambda *_: [sys.executable, str(script)])
         launch.supervise(
-            tmp_path / "params.yaml", CONFIG, tmp_path / "data", errors=tmp_path / "errors"
+            tmp_path / "params.yaml",
+            CONFIG,
+            tmp_path / "data",
+            errors=tmp_path / "errors",
+            resume=False,
         )
 
     return start

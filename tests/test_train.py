@@ -91,11 +91,22 @@ def project(rendered, tmp_path):
     return make
 
 
-def train_here(path: Path, params: Params, paths: Paths, *, stop_after: int | None = None) -> bool:
+def train_here(
+    path: Path,
+    params: Params,
+    paths: Paths,
+    *,
+    stop_after: int | None = None,
+    resume: bool = False,
+) -> bool:
     """Train in this process, asked to stop after some steps."""
     asked = iter(range(1, 1000))
     return loop.train(
-        params, paths, params_path=path, stop=lambda: next(asked) == (stop_after or 1000)
+        params,
+        paths,
+        params_path=path,
+        stop=lambda: next(asked) == (stop_after or 1000),
+        resume=resume,
     )
 
 
@@ -166,8 +177,9 @@ def test_a_resume_after_kill_9_equals_the_unbroken_training_to_the_bit(project):
     worker.wait()
     steps = sorted(errors.glob("*/step-*.safetensors"))
     assert steps and "step-00000010" not in steps[-1].name
-    killed_run = Checkpoints(errors, _inputs_of(errors), writes=True).newest().facts["run_id"]
-    train_here(path, params, paths)
+    kept = Checkpoints(errors, _inputs_of(errors), writes=True, resume=True)
+    killed_run = kept.newest().facts["run_id"]
+    train_here(path, params, paths, resume=True)
     assert history(paths) == history(unbroken[2])
     assert exported(paths) == exported(unbroken[2])
     assert json.loads((paths.train / "run.json").read_text())["run_id"] == killed_run
@@ -257,6 +269,53 @@ def test_other_data_start_afresh_and_say_so(project, caplog):
     assert "goes on at step" not in caplog.text
 
 
+def test_a_resume_with_other_inputs_is_refused_with_the_difference(project):
+    path, params, paths = project()
+    with pytest.raises(ValueError, match=r"checkpoints: no training to resume; begin one without"):
+        train_here(path, params, paths, resume=True)
+    assert not train_here(path, params, paths, stop_after=2)
+    (kept,) = (paths.train / "checkpoints").iterdir()
+    trials = paths.render / "trials.parquet"
+    pq.write_table(pq.read_table(trials), trials, compression="gzip")
+    path, params, paths = project(steps=5, workers=1)
+    refused = (
+        rf"{kept}: an unfinished training with other inputs \(data was \w{{64}}, is \w{{64}}, "
+        r"train.steps was 6, is 5\); it is not resumed: go back to those inputs, or begin anew"
+    )
+    with pytest.raises(ValueError, match=refused):
+        train_here(path, params, paths, resume=True)
+    assert list((paths.train / "checkpoints").iterdir()) == [kept]
+    assert _steps_kept(paths) == [2]
+
+
+def test_damaged_checkpoints_alone_are_no_training_to_resume(tmp_path):
+    first = Checkpoints(tmp_path, {"train": {"steps": 3}}, writes=True, resume=False)
+    first.save(Snapshot(1, {"x": torch.ones(100)}, {}))
+    path = first.folder / "step-00000001.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert first.newest() is None
+    with pytest.raises(ValueError, match=r"all checkpoints are damaged; begin anew without"):
+        Checkpoints(tmp_path, {"train": {"steps": 3}}, writes=True, resume=True).newest()
+
+
+def test_the_commands_refuse_in_one_line(project):
+    path, params, paths = project()
+    assert not train_here(path, params, paths, stop_after=1)
+    path, params, paths = project(seed=7)
+    for words, asked in (("phalar.train --resume", {}), ("flows.train", {"PHALAR_RESUME": "1"})):
+        done = subprocess.run(
+            [sys.executable, "-m", *words.split(), "--params", str(path)],
+            cwd=ROOT,
+            env={**os.environ, "PHALAR_ORCHESTRATOR": "none", "OMP_NUM_THREADS": "1", **asked},
+            capture_output=True,
+            text=True,
+        )
+        (line,) = [line for line in (done.stdout + done.stderr).splitlines() if "other" in line]
+        assert done.returncode == 1
+        assert "other inputs (train.seed was 1, is 7); it is not resumed: go back" in line
+    assert _steps_kept(paths) == [1]
+
+
 def test_patience_ends_a_training_that_gains_nothing(project, monkeypatch):
     accuracies = iter([0.5, 0.7, 0.6, 0.6, 0.9])
     monkeypatch.setattr(
@@ -335,7 +394,7 @@ def test_a_folder_that_cannot_be_written_is_named(project):
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
-    kept = Checkpoints(tmp_path, {"train": {"steps": 3}}, writes=True)
+    kept = Checkpoints(tmp_path, {"train": {"steps": 3}}, writes=True, resume=False)
     for step in (1, 2, 3):
         kept.save(Snapshot(step, {"x": torch.full((100,), step)}, {"note": step}))
     newest = kept.folder / "step-00000003.safetensors"

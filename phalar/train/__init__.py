@@ -27,8 +27,12 @@ class Summary:
     """Of MLflow; `None` where it could not be reached."""
 
 
-def run(params_path: Path, params: Params, paths: Paths) -> Summary:
+def run(params_path: Path, params: Params, paths: Paths, *, resume: bool = False) -> Summary:
     """Train in processes of their own; a training that was interrupted goes on where it was.
+
+    It goes on only if its parameters and its data are the same, to the byte. With others it begins
+    anew, says what differs, and leaves the interrupted one in its place; with `resume` it is
+    refused.
 
     Parameters
     ----------
@@ -36,6 +40,8 @@ def run(params_path: Path, params: Params, paths: Paths) -> Summary:
         The file that `params` come from; the processes read it again.
     params, paths : Params, Paths
         What to train, on which pairs, and where to put it.
+    resume : bool
+        Whether to refuse to begin anew.
 
     Raises
     ------
@@ -45,7 +51,8 @@ def run(params_path: Path, params: Params, paths: Paths) -> Summary:
         Stopped by a signal; a checkpoint was saved.
     """
     paths.train.mkdir(parents=True, exist_ok=True)
-    supervise(params_path, params.train, paths.root, errors=paths.train / "checkpoints")
+    errors = paths.train / "checkpoints"
+    supervise(params_path, params.train, paths.root, errors=errors, resume=resume)
     record = json.loads((paths.train / "run.json").read_text())
     return Summary(
         model=paths.train,

@@ -19,12 +19,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
     parser.add_argument("--data", type=Path, help="root of all data; default: data beside it")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="only go on with an interrupted training; where its inputs differ, say how and stop",
+    )
     arguments = parser.parse_args()
     runlog.set_up_logging()
     try:
         settings = params.load(arguments.params)
         paths = settings.paths if arguments.data is None else params.Paths(arguments.data)
-        summary = run(arguments.params, settings, paths)
+        summary = run(arguments.params, settings, paths, resume=arguments.resume)
     except (ValueError, OSError, TrainingError) as error:
         logger.error("%s", error)
         return 1

@@ -46,30 +46,43 @@ class Checkpoints:
         Folder of all trainings' checkpoints.
     inputs : dict
         What a training depends on: its parameters and the digest of its data. Checkpoints of
-        other inputs are not gone on from; they stay, and the difference is said.
+        other inputs are never gone on from; they stay, and the difference is said.
     writes : bool
         Whether this process is the one that reads and writes; others find and save nothing.
+    resume : bool
+        Whether to refuse to begin anew. Else a training whose inputs were edited begins anew, as
+        the line must after every edit, and a night with new data after one that was killed.
 
     Raises
     ------
+    ValueError
+        There is nothing to resume with these inputs; the message names the inputs that differ.
     OSError
         The folder cannot be made or written.
     """
 
-    def __init__(self, root: Path, inputs: dict[str, Any], *, writes: bool) -> None:
+    def __init__(self, root: Path, inputs: dict[str, Any], *, writes: bool, resume: bool) -> None:
         content = json.dumps(inputs, indent=2, sort_keys=True).encode()
         self.folder = root / hashlib.sha256(content).hexdigest()[:16]
         self.writes = writes
+        self.resume = resume
         if not writes:
             return
-        for other in root.glob("*/"):
-            if other.name != self.folder.name and any(other.glob(PATTERN)):
-                logger.warning(
-                    "%s: an unfinished training with other inputs (%s); it stays there: go back to "
-                    "those inputs to go on with it, or remove the folder",
-                    other,
-                    _difference(other, inputs),
-                )
+        others = [
+            f"{other}: an unfinished training with other inputs ({_difference(other, inputs)})"
+            for other in sorted(root.glob("*/"))
+            if other.name != self.folder.name and any(other.glob(PATTERN))
+        ]
+        if resume and not any(self.folder.glob(PATTERN)):
+            if not others:
+                raise ValueError(f"{root}: no training to resume; begin one without --resume")
+            raise ValueError(
+                f"{'; '.join(others)}; it is not resumed: go back to those inputs, or begin anew "
+                "without --resume"
+            )
+        for other in others:
+            remedy = "go back to those inputs to go on with it, or remove the folder"
+            logger.warning("%s; it stays there: %s", other, remedy)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_aside(self.folder / INPUTS_FILE, content)
@@ -80,7 +93,13 @@ class Checkpoints:
             ) from error
 
     def newest(self) -> Snapshot | None:
-        """Read the newest whole checkpoint, `None` where there is none."""
+        """Read the newest whole checkpoint, `None` where there is none.
+
+        Raises
+        ------
+        ValueError
+            There is none, and one must be resumed.
+        """
         if not self.writes:
             return None
         for path in sorted(self.folder.glob(PATTERN), reverse=True):
@@ -88,6 +107,10 @@ class Checkpoints:
                 return _read(path)
             except safetensors.SafetensorError as error:
                 logger.warning("%s: damaged (%s), the one before it is taken", path, error)
+        if self.resume:
+            raise ValueError(
+                f"{self.folder}: all checkpoints are damaged; begin anew without --resume"
+            )
         return None
 
     def save(self, snapshot: Snapshot) -> None:

@@ -39,7 +39,9 @@ class TrainingError(RuntimeError):
     """A training process failed; the text is one line."""
 
 
-def supervise(params_path: Path, config: params.Train, data: Path, *, errors: Path) -> None:
+def supervise(
+    params_path: Path, config: params.Train, data: Path, *, errors: Path, resume: bool
+) -> None:
     """Run the training in processes of their own and wait for the end.
 
     SIGTERM and SIGINT make them save and stop; a second one kills them.
@@ -52,6 +54,8 @@ def supervise(params_path: Path, config: params.Train, data: Path, *, errors: Pa
         How many processes and threads.
     errors : Path
         Where a process that fails leaves `error-rank<r>.txt`: one line, then its traceback.
+    resume : bool
+        Whether the processes refuse to begin anew.
 
     Raises
     ------
@@ -65,10 +69,11 @@ def supervise(params_path: Path, config: params.Train, data: Path, *, errors: Pa
         old.unlink()
     processes = process_count(config)
     command = [*_command(config, processes), "--params", str(params_path), "--data", str(data)]
+    command += ["--errors", str(errors), *(["--resume"] if resume else [])]
     # torchrun's own words, and what libraries say past the loggers, would bury our lines.
     with (errors / STDERR).open("w") as stderr:
         process = subprocess.Popen(
-            [*command, "--errors", str(errors)],
+            command,
             env=_environment(config, processes),
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from phalar.train.checkpoint import Checkpoints
 from phalar.train.compile import compile_backbone
 from phalar.train.distributed import World
 from phalar.train.dropout import SharedDropout
-from phalar.train.export import Record, export
+from phalar.train.export import Record, Recorder, export
 from phalar.train.loss import accuracy, contrastive_loss
 from phalar.train.meter import Meter
 from phalar.train.optim import Average, build_optimisers, rate_factor, set_rates
@@ -36,7 +37,24 @@ logger = logging.getLogger(__name__)
 WEIGHTS, AUGMENTATION, DROPOUT = 0, 1, 2
 
 
-def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[], bool]) -> bool:
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a training works with from its first step to its last, in one process."""
+
+    settings: Train
+    world: World
+    state: State
+    dropout: SharedDropout
+    mixed: bool
+    """Whether the network computes in bfloat16."""
+    batches: Iterator[Batch]
+    validation: Validation
+    meter: Meter
+
+
+def train(
+    params: Params, paths: Paths, *, params_path: Path, stop: Callable[[], bool], resume: bool
+) -> bool:
     """Train a model and export it; a training that was interrupted goes on where it was.
 
     Every process of a training calls this. What is drawn depends on the seed and the step alone:
@@ -50,6 +68,8 @@ def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[],
         The file that `params` come from.
     stop : callable
         Asked after each step whether to save and stop.
+    resume : bool
+        Only go on with an interrupted training; without one of these inputs it is refused.
 
     Returns
     -------
@@ -59,7 +79,7 @@ def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[],
     Raises
     ------
     ValueError
-        The data do not suit the parameters, or are damaged.
+        The data do not suit the parameters, or are damaged; or there is nothing to resume.
     FloatingPointError
         The loss or the gradient is not finite.
     OSError
@@ -68,81 +88,102 @@ def train(params: Params, paths: Paths, *, params_path: Path, stop: Callable[[],
     settings = params.train
     with distributed.join(on_cpu=settings.devices == "cpu") as world:
         record = Record.of(params, paths, params_path=params_path)
-        checkpoints = Checkpoints(paths.train / "checkpoints", record.inputs, writes=world.is_first)
+        folder = paths.train / "checkpoints"
+        checkpoints = Checkpoints(folder, record.inputs, writes=world.is_first, resume=resume)
         state = _fresh_state(settings, world)
         if (found := distributed.collect(checkpoints.newest())[0]) is not None:
             state.restore(found)
             logger.info("goes on at step %d of %d", state.step, settings.steps)
-        by_source = settings.batch_from == "one_source"
-        index = PairIndex.read(paths.render, "train", by_source=by_source)
-        validation = Validation.read(paths.render, settings.validate_)
-        pin = world.device.type == "cuda"
-        batches = iter(Batches(index, settings, world.rank, world.size, state.step, pin))
-        mixed = _is_mixed(settings, world)
-        model = state.model.train()
-        dropout = SharedDropout(model)
-        backbone = compile_backbone(model, dropout, settings, world, mixed=mixed)
-        _announce(settings, world, backbone, mixed=mixed)
-        meter = Meter(settings, world)
-        saved_s = time.monotonic()
+        training = _set_up(settings, paths, state, world)
         with record.opened(state, writes=world.is_first) as recorder:
-            while not state.is_over(settings):
-                with meter.waiting():
-                    batch = next(batches)
-                batch = batch.to(world.device)
-                with torch.autocast(world.device.type, torch.bfloat16, enabled=mixed):
-                    score_BB, song_B = _scores(
-                        model, dropout, batch, settings, world, step=state.step
-                    )
-                    loss = contrastive_loss(
-                        score_BB,
-                        song_B,
-                        direction=settings.loss.direction,
-                        target_weight=settings.loss.target_weight,
-                    )
-                torch.autograd.backward(loss)
-                distributed.average_gradients(model.parameters())
-                meter.add(loss, accuracy(score_BB, song_B), _gradient_norm(model))
-
-                factor = rate_factor(state.step, steps=settings.steps, config=settings.optimiser)
-                set_rates(state.optimisers, factor)
-                for optimiser in state.optimisers:
-                    optimiser.step()
-                    optimiser.zero_grad()
-                state.average.update(state.step)
-                state.step += 1
-
-                is_last = state.step == settings.steps
-                if is_last or state.step % settings.log_every_steps == 0:
-                    row = meter.row(state)
-                    state.history.append({"step": state.step, **row})
-                    recorder.log(row, step=state.step)
-                    logger.info("%s", meter.line(row, step=state.step))
-                validated = is_last or state.step % settings.validate_.every_steps == 0
-                if validated:
-                    with meter.paused():
-                        meter.settle(state)
-                        found = _validate(state, validation, world, mixed=mixed)
-                    recorder.log(found, step=state.step)
-                stopping = distributed.any_of(stop())
-                due = time.monotonic() - saved_s >= settings.checkpoint_every_s
-                if stopping or due or validated:
-                    with meter.paused():
-                        meter.settle(state)
-                        state.check_finite()
-                        state.run_id = recorder.run_id
-                        state.seconds += time.monotonic() - saved_s
-                        saved_s = time.monotonic()
-                        checkpoints.save(state.snapshot())
-                if stopping and not state.is_over(settings):
-                    logger.info("stopped at step %d; a checkpoint was saved", state.step)
-                    return False
+            if not _run(training, recorder, checkpoints, stop=stop):
+                logger.info("stopped at step %d; a checkpoint was saved", state.step)
+                return False
         # Where MLflow failed to make the run at first, closing it was the last chance.
         state.run_id = recorder.run_id
         if world.is_first:
-            export(state, record, validation, world)
+            export(state, record, training.validation, world)
         checkpoints.remove()
     return True
+
+
+def _run(
+    training: Training, recorder: Recorder, checkpoints: Checkpoints, *, stop: Callable[[], bool]
+) -> bool:
+    """Step, tell, measure and keep until all is done; `False` where `stop` came first."""
+    settings, state, meter = training.settings, training.state, training.meter
+    saved_s = time.monotonic()
+    while not state.is_over(settings):
+        with meter.waiting():
+            batch = next(training.batches)
+        _learn(training, batch.to(training.world.device))
+
+        is_last = state.step == settings.steps
+        if is_last or state.step % settings.log_every_steps == 0:
+            row = meter.row(state)
+            state.history.append({"step": state.step, **row})
+            recorder.log(row, step=state.step)
+            logger.info("%s", meter.line(row, step=state.step))
+        validated = is_last or state.step % settings.validate_.every_steps == 0
+        if validated:
+            with meter.paused():
+                meter.settle(state)
+                found = _validate(training)
+            recorder.log(found, step=state.step)
+        stopping = distributed.any_of(stop())
+        due = time.monotonic() - saved_s >= settings.checkpoint_every_s
+        if stopping or due or validated:
+            with meter.paused():
+                meter.settle(state)
+                state.check_finite()
+                state.run_id = recorder.run_id
+                state.seconds += time.monotonic() - saved_s
+                saved_s = time.monotonic()
+                checkpoints.save(state.snapshot())
+        if stopping:
+            break
+    return state.is_over(settings)
+
+
+def _learn(training: Training, batch: Batch) -> None:
+    """Make one step: scores of the global batch, loss, gradients, and what the optimisers do."""
+    settings, state, world = training.settings, training.state, training.world
+    model = state.model
+    with torch.autocast(world.device.type, torch.bfloat16, enabled=training.mixed):
+        score_BB, song_B = _scores(model, training.dropout, batch, settings, world, step=state.step)
+        loss = contrastive_loss(
+            score_BB,
+            song_B,
+            direction=settings.loss.direction,
+            target_weight=settings.loss.target_weight,
+        )
+    torch.autograd.backward(loss)
+    distributed.average_gradients(model.parameters())
+    training.meter.add(loss, accuracy(score_BB, song_B), _gradient_norm(model))
+
+    factor = rate_factor(state.step, steps=settings.steps, config=settings.optimiser)
+    set_rates(state.optimisers, factor)
+    for optimiser in state.optimisers:
+        optimiser.step()
+        optimiser.zero_grad()
+    state.average.update(state.step)
+    state.step += 1
+
+
+def _set_up(settings: Train, paths: Paths, state: State, world: World) -> Training:
+    """Open the data, and make the model ready to compute from the step that its state is at."""
+    by_source = settings.batch_from == "one_source"
+    index = PairIndex.read(paths.render, "train", by_source=by_source)
+    validation = Validation.read(paths.render, settings.validate_)
+    pin = world.device.type == "cuda"
+    batches = iter(Batches(index, settings, world.rank, world.size, state.step, pin))
+    mixed = _is_mixed(settings, world)
+    model = state.model.train()
+    dropout = SharedDropout(model)
+    backbone = compile_backbone(model, dropout, settings, world, mixed=mixed)
+    _announce(settings, world, backbone, mixed=mixed)
+    meter = Meter(settings, world)
+    return Training(settings, world, state, dropout, mixed, batches, validation, meter)
 
 
 def _fresh_state(settings: Train, world: World) -> State:
@@ -212,19 +253,18 @@ def _scores(
     return score_BB, distributed.gather(batch.song)
 
 
-def _validate(
-    state: State, validation: Validation, world: World, *, mixed: bool
-) -> dict[str, float]:
+def _validate(training: Training) -> dict[str, float]:
     """Measure accuracy, keep the weights if it is the best, and give it as the record has it."""
+    state, world = training.state, training.world
     with (
         state.average.applied(),
-        torch.autocast(world.device.type, torch.bfloat16, enabled=mixed),
+        torch.autocast(world.device.type, torch.bfloat16, enabled=training.mixed),
     ):
-        found = validation.accuracies(state.model, world)
+        found = training.validation.accuracies(state.model, world)
         state.validations.append({"step": state.step, **found})
         state.keep_if_best()
     told = ", ".join(f"{source} {100 * value:.1f} %" for source, value in found.items())
-    candidates = validation.trials[0].candidates
+    candidates = training.validation.trials[0].candidates
     logger.info("validation at step %d, K = %d: %s", state.step, candidates, told)
     return {f"validation/{source}_percent": 100 * value for source, value in found.items()}
 

@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--params", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--errors", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args()
     rank = int(os.environ.get("RANK", "0"))
     runlog.set_up_logging()
@@ -45,7 +46,13 @@ def main() -> int:
 
         settings = params.load(arguments.params)
         paths = params.Paths(arguments.data)
-        done = train(settings, paths, params_path=arguments.params, stop=stop.is_set)
+        done = train(
+            settings,
+            paths,
+            params_path=arguments.params,
+            stop=stop.is_set,
+            resume=arguments.resume,
+        )
     except Exception as error:  # noqa: BLE001 - the launcher tells it
         _leave_error(arguments.errors / f"error-rank{rank}.txt", error)
         return 1
