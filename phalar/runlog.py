@@ -41,6 +41,7 @@ ENVIRONMENT = {
 
 METRICS_A_CALL = 1000
 DIGEST_LENGTH = 36
+"""Longer ones MLflow refuses; DVC's hash of a folder is just as long."""
 
 SQLITE = "sqlite:///"
 SQLITE_WAIT_S = 30.0
@@ -137,15 +138,24 @@ def tracking_uri(config: params.Tracking, project: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class DataSet:
+    """Data that a run depends on."""
+
+    name: str
+    folder: Path
+    digest: str
+    context: str
+    """`training` for what the run reads, `source` for what that was made from."""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What a run is described by in MLflow, once."""
 
     name: str
     params: BaseModel
     tags: dict[str, str]
-    data: Path
-    """The data set that the run reads."""
-    data_digest: str
+    data: tuple[DataSet, ...]
 
 
 class Recorder:
@@ -262,12 +272,15 @@ class Recorder:
         run_id: str = run.info.run_id
         flat = flatten(facts.params.model_dump(mode="json", by_alias=True))
         self._client.log_batch(run_id, params=[Param(k, v) for k, v in flat.items()])
-        # As MetaDataset describes data that MLflow shall not open.
-        source = json.dumps({"uri": facts.data.resolve().as_uri()})
-        digest = facts.data_digest[:DIGEST_LENGTH]
-        data = Dataset(facts.data.name, digest, source_type="local", source=source)
-        context = [InputTag("mlflow.data.context", "training")]
-        self._client.log_inputs(run_id, [DatasetInput(data, context)])
+        inputs = []
+        for data in facts.data:
+            # As MetaDataset describes data that MLflow shall not open.
+            source = json.dumps({"uri": data.folder.resolve().as_uri()})
+            digest = data.digest[:DIGEST_LENGTH]
+            entity = Dataset(data.name, digest, source_type="local", source=source)
+            context = [InputTag("mlflow.data.context", data.context)]
+            inputs.append(DatasetInput(entity, context))
+        self._client.log_inputs(run_id, inputs)
         return run_id
 
     def _experiment_id(self) -> str:

@@ -29,8 +29,7 @@ def open_recorder(project: Path, *, uri="sqlite:///mlflow.db", run_id=None) -> r
         name="train",
         params=params.load(PARAMS_PATH),
         tags={"git.commit": "abc", "git.dirty": "false"},
-        data=project / "render",
-        data_digest="0123456789" * 6,
+        data=(runlog.DataSet("render", project / "render", "0123456789" * 6, "training"),),
     )
     config = params.Tracking(uri=uri, experiment="tests")
     return runlog.Recorder(config, project=project, facts=facts, run_id=run_id)

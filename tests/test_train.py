@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from test_dvclock import lock_by_dvc
 from test_launch import await_end
 from tiny_render import ROOT, tiny_params
 
@@ -119,8 +120,10 @@ def exported(paths: Paths) -> bytes:
     return (paths.train / "model.safetensors").read_bytes()
 
 
-def test_a_training_leaves_model_history_and_record_and_no_checkpoint(project):
+def test_a_training_leaves_model_history_and_record_and_no_checkpoint(project, rendered):
     path, params, paths = project(steps=4)
+    shutil.copytree(rendered / "prepare", paths.root / "prepare")
+    hashes = lock_by_dvc(path.parent)
     summary = run(path, params, paths)
     model = load_model(paths.train)
     assert model.extra["best_step"] == summary.best_step
@@ -135,9 +138,14 @@ def test_a_training_leaves_model_history_and_record_and_no_checkpoint(project):
     assert logged.info.status == "FINISHED"
     assert logged.data.params["train.steps"] == "4"
     assert logged.data.metrics["loss"] == pytest.approx(history(paths)[-1][0])
-    assert {"validation/mean_percent", "pairs_per_s", "data_wait_percent"} <= set(
-        logged.data.metrics
-    )
+    expected = {"validation/mean_percent", "validation/bands_percent", "memory_gib"}
+    expected |= {"pairs_per_s", "data_wait_percent", "muon_rate", "adam_rate", "gradient_norm"}
+    assert expected <= set(logged.data.metrics)
+    assert {each.dataset.name: each.dataset.digest for each in logged.inputs.dataset_inputs} == {
+        "render": hashes["data/render"],
+        "prepare": hashes["data/prepare"],
+    }
+    assert logged.data.tags["data.dvc"] == hashes["data/render"]
     assert logged.data.tags["data.sha256"] == record["data_sha256"]
     assert list((paths.train / "checkpoints").iterdir()) == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,9 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
-from phalar import store
+from phalar import dvclock, store
 from phalar.lineage.record import Record
 from phalar.params import Params, Paths
 from phalar.runlog import file_sha256
@@ -231,36 +229,7 @@ def _files(
 
 
 def dvc_outs(root: Path) -> Record:
-    """What dvc.lock says of the outputs of all stages before `register`.
-
-    `agrees` compares them with what is on disk, folders by size and number of files: where the
-    stages ran without DVC, its lock file is of another time, and the record says so.
-    """
-    path = root / "dvc.lock"
-    if not path.is_file():
-        return {"lock_sha256": None, "outs": []}
-    outs = [
-        {
-            "stage": stage,
-            "path": out["path"],
-            "md5": out["md5"],
-            "agrees": _agrees(root / out["path"], out),
-        }
-        for stage, entry in (yaml.safe_load(path.read_text()).get("stages") or {}).items()
-        if stage.partition("@")[0] != "register"
-        for out in entry.get("outs", [])
-    ]
-    return {"lock_sha256": file_sha256(path), "outs": outs}
-
-
-def _agrees(path: Path, out: Record) -> bool:
-    if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest() == str(out["md5"])
-    return _size(path) == (out["size"], out.get("nfiles", 1))
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Bytes and number of files below a path."""
-    files = [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files), len(files)
+    """What dvc.lock says of the outputs of all stages before `register`, and its own hash."""
+    path = root / dvclock.FILE
+    total = file_sha256(path) if path.is_file() else None
+    return {"lock_sha256": total, "outs": dvclock.outs(root)}

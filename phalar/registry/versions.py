@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from phalar import audio, calibration, runlog
+from phalar import audio, calibration, dvclock, runlog
 from phalar.params import Params, Paths
 from phalar.registry import FINGERPRINT, versions_of
 
@@ -35,13 +35,15 @@ def training_run(client: Any, params: Params, paths: Paths, trained: Record) -> 
                 raise
         else:
             return run_id
+    data, told = dvclock.data_sets(paths.root.parent, paths, trained["data_sha256"])
     tags = {
         "git.commit": trained["git_commit"],
         "git.dirty": str(trained["git_dirty"]).lower(),
         "params.sha256": trained["params_sha256"],
         "data.sha256": trained["data_sha256"],
+        "data.dvc": told,
     }
-    facts = runlog.Facts("train", params, tags, paths.render, trained["data_sha256"])
+    facts = runlog.Facts("train", params, tags, data)
     project = paths.root.parent
     recorder = runlog.Recorder(params.tracking, project=project, facts=facts)
     recorder.close("FINISHED")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from phalar import runlog
+from phalar import dvclock, runlog
 from phalar.model import load_model, save_model
 from phalar.params import Params, Paths, digest
 from phalar.train.checkpoint import write_aside
@@ -102,16 +102,18 @@ class Record:
             recorder.close(status)
 
     def _facts(self) -> runlog.Facts:
-        lock = self.project / "dvc.lock"
+        data, told = dvclock.data_sets(self.project, self.paths, self.inputs["data"])
+        lock = self.project / dvclock.FILE
         tags = {
             "git.commit": self.git.commit,
             "git.dirty": str(self.git.dirty).lower(),
             "params.sha256": digest(self.params),
             "data.sha256": self.inputs["data"],
+            "data.dvc": told,
         }
         if lock.exists():
             tags["dvc.lock.sha256"] = runlog.file_sha256(lock)
-        return runlog.Facts("train", self.params, tags, self.paths.render, self.inputs["data"])
+        return runlog.Facts("train", self.params, tags, data)
 
 
 def export(state: State, record: Record, validation: Validation, world: World) -> None:
