@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -58,7 +59,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def stop(child: subprocess.Popen[bytes]) -> None:
+def stop(child: subprocess.Popen[Any]) -> None:
     """Interrupt a child that leads its own group, and kill what is left of it and its offspring."""
     if child.poll() is not None:
         return

@@ -72,7 +72,7 @@ def _run(params: Params, console: Console) -> int:
             print(f"\n{failure(journal.read(records), started)}", file=sys.stderr)
             print("Finished stages are kept: `make repro` goes on from here.", file=sys.stderr)
             return FAILED
-        console.print(f"\nThe line took {_duration(time.time() - started)}.")
+        console.print(f"\nThe line took {duration(time.time() - started)}.")
     else:
         console.print("Everything is up to date.")
     summary.show(params, console)
@@ -80,22 +80,22 @@ def _run(params: Params, console: Console) -> int:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Hold the lock of the line.
+def alone(lock: Path = LOCK, *, what: str = "the line") -> Iterator[None]:
+    """Hold the lock of the line, or of something else that must not run twice at once.
 
     Raises
     ------
     BlockingIOError
         Another run holds it; the message says which.
     """
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.open("a+") as file:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise BlockingIOError(
-                f"the line runs already, as process {file.read()}; wait for it or stop it"
+                f"{what} runs already, as process {file.read()}; wait for it or stop it"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -128,18 +128,17 @@ def _announce(due: list[Due], console: Console) -> None:
     """Say what will run and for about how long."""
     total_s = sum(stage.expected_s for stage in due)
     table = Table(
-        "stage", "what", "about", title=f"To do, about {_duration(total_s)}", title_justify="left"
+        "stage", "what", "about", title=f"To do, about {duration(total_s)}", title_justify="left"
     )
     for stage in due:
-        table.add_row(stage.name, stage.what, _duration(stage.expected_s))
+        table.add_row(stage.name, stage.what, duration(stage.expected_s))
     console.print(table)
 
 
-def reproduce() -> int:
+def reproduce(*targets: str) -> int:
     """Run `dvc repro` in a session of its own, and leave nothing of it behind."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro"], env=environment(), start_new_session=True
-    )
+    command = [sys.executable, "-m", "dvc", "repro", *targets]
+    child = subprocess.Popen(command, env=environment(), start_new_session=True)
     try:
         return child.wait()
     except KeyboardInterrupt:
@@ -175,7 +174,7 @@ def failure(last: dict[str, journal.Entry], started: float) -> str:
     return ": ".join(failed[-1]) if failed else "dvc repro failed, for the reason it gives above"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Put a duration as a person would say it."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 

@@ -182,7 +182,6 @@ class Recorder:
         self.uri = tracking_uri(config, project)
         self.experiment = config.experiment
         self._run_id = run_id
-        self._project = project
         self._facts = facts
         self._waiting: list[tuple[str, float, int, int]] = []
         self._started = False
@@ -288,8 +287,9 @@ class Recorder:
         if found is not None:
             return str(found.experiment_id)
         # A server keeps artifacts where it likes; without one they go beside the database.
+        database = Path(self.uri.removeprefix(SQLITE))
         local = self.uri.startswith(SQLITE)
-        place = (self._project / "mlartifacts").resolve().as_uri() if local else None
+        place = (database.parent / "mlartifacts").resolve().as_uri() if local else None
         return str(self._client.create_experiment(self.experiment, artifact_location=place))
 
     def _send(self) -> None:

@@ -63,6 +63,7 @@ __all__ = [
     "Tracking",
     "Train",
     "Validate",
+    "check",
     "digest",
     "load",
 ]
@@ -118,8 +119,13 @@ def load(path: Path) -> Params:
         ) from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    return check(raw, path)
+
+
+def check(values: Any, path: Path) -> Params:
+    """Check what was read from a parameter file; raises as `load` does."""
     try:
-        params = Params.model_validate(raw)
+        params = Params.model_validate(values)
     except ValidationError as error:
         lines = dict.fromkeys(_explain(path, e) for e in error.errors())
         raise ValueError("\n".join(lines)) from None
