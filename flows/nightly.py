@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import logging
 import os
 import sys
 import zoneinfo
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from dvc.exceptions import DvcException
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -18,10 +22,11 @@ from prefect.client.schemas.objects import (
     State,
     StateType,
 )
+from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.schedules import Cron
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import night, orchestrator, repro, server
+from flows import leftover, night, orchestrator, repro, server
 from flows.command import FAILED, STOPPED, WRONG_USE, explain, fail
 from flows.night import Report
 from phalar import gate, runlog
@@ -46,7 +51,7 @@ def nightly(params: str = "params.yaml") -> State[Any]:
     settings = None
     try:
         settings = parameters.load(Path(params))
-        with repro.alone():
+        with repro.alone(), leftover.noted():
             report = _run(settings)
     except BlockingIOError as error:
         report = Report("Skipped", lines=[str(error)])
@@ -54,8 +59,8 @@ def nightly(params: str = "params.yaml") -> State[Any]:
         report = Report("Failed", lines=[explain(error)])
     if settings is not None and report.outcome not in ("Failed", "Skipped"):
         report.champion = night.holder(settings)
+    night.post(report)  # first: Prefect's server may be what is gone
     create_markdown_artifact(report.markdown(), key=ARTIFACT, description=report.outcome)
-    night.post(report)
     kind = StateType.FAILED if report.outcome == "Failed" else StateType.COMPLETED
     return State(type=kind, name=report.outcome, message="; ".join(report.lines))
 
@@ -68,13 +73,17 @@ def _run(settings: Params) -> Report:
     if plan.stages:
         reproduce(settings)
         lines.append(f"ran {', '.join(stage.name for stage in plan.stages)}")
-    decision = decide(settings)
-    lines.append(gate.tell(decision) if decision else "there is no challenger to decide about")
+    decision = decide(settings) if plan.decides else None
+    if decision:
+        lines.append(gate.tell(decision))
+    elif plan.decides:
+        lines.append("there is no challenger to decide about")
     if plan.remote:
-        push()
+        push(plan.remote)
         lines.append(f"pushed to {plan.remote}")
     same = night.holder(settings) == before
-    return Report("Kept" if same else "Promoted", lines=lines)
+    figures = decision.figures if decision else []
+    return Report("Kept" if same else "Promoted", lines=lines, figures=figures)
 
 
 def main() -> int:
@@ -98,20 +107,38 @@ def main() -> int:
         if words.dry_run:
             print(night.look(settings).tell())
             return 0
-        with server.background():
-            orchestrator.connect()
-            url = os.environ.get("PREFECT_API_URL")
-            if url is None:
-                raise ConnectionError("a night needs a Prefect server; see PHALAR_ORCHESTRATOR")
-            with temporary_settings({PREFECT_API_URL: url}):
-                return _serve(words, when) if words.serve else _once(words.params)
-    except (OSError, RuntimeError) as error:
+        with temporary_settings({PREFECT_API_URL: _server()}):
+            return _serve(words, when) if words.serve else _once(words.params)
+    except (OSError, RuntimeError, ValueError, DvcException) as error:
         return fail(error, FAILED)
     except KeyboardInterrupt as error:
         return fail(error, STOPPED)
 
 
+def _server() -> str:
+    """Give the address of a Prefect server: the one that answers, else one until this ends."""
+    if os.environ.get("PREFECT_API_URL") and server.find() is None:
+        raise ConnectionError(
+            f"PREFECT_API_URL={os.environ['PREFECT_API_URL']}: no Prefect server answers there; "
+            "start it, or unset this for one of the night's own"
+        )
+    # Not a `with`: Prefect sends its last words when Python exits, and would try for minutes to
+    # reach a server that is gone.
+    held = ExitStack()
+    atexit.register(held.close)
+    held.enter_context(server.background())
+    orchestrator.connect()
+    url = os.environ.get("PREFECT_API_URL")
+    if url is None:
+        raise ConnectionError("a night needs a Prefect server; see PHALAR_ORCHESTRATOR")
+    return url
+
+
 def _once(params: Path) -> int:
+    # An error is one line of ours; the traceback is kept on the server.
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.setLevel(logging.CRITICAL)
     state = nightly(str(params), return_state=True)
     print(f"{state.name}: {state.message}")
     return FAILED if state.is_failed() else 0
@@ -119,6 +146,8 @@ def _once(params: Path) -> int:
 
 def _serve(words: argparse.Namespace, when: Any) -> int:
     """Wait for the schedule until Ctrl-C; a night that would overlap another is cancelled."""
+    with suppress(BlockingIOError), repro.alone():  # else a night runs, and none was killed
+        leftover.bury()
     print(f"nights start at {words.cron} ({words.timezone}); Ctrl-C ends this", flush=True)
     one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     nightly.serve(

@@ -28,6 +28,10 @@ START_S = 40.0
 SETTINGS = {
     "PREFECT_HOME": str(HOME.absolute()),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # On disk: a night that was killed together with the server must not hold its place for ever.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+        "prefect.server.concurrency.lease_storage.filesystem"
+    ),
     "DO_NOT_TRACK": "1",
 }
 

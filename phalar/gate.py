@@ -47,7 +47,8 @@ def run(params: Params, paths: Paths) -> Decision | None:
     Returns
     -------
     Decision or None
-        None where there is no challenger.
+        None where there is no challenger, or the champion still bears that alias too: a promotion
+        that was killed before its last step, which is ended.
 
     Raises
     ------
@@ -61,6 +62,9 @@ def run(params: Params, paths: Paths) -> Decision | None:
         for tried in range(1, TRIES + 1):
             challenger = champion.holder(client, name, champion.CHALLENGER)
             if challenger is None:
+                return None
+            if challenger == champion.holder(client, name, champion.CHAMPION):
+                champion.finish(client, name)
                 return None
             decision = _decide(client, params, paths, challenger)
             _record(client, decision)

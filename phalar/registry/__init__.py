@@ -158,11 +158,13 @@ def opened(uri: str) -> Iterator[Any]:
     try:
         import mlflow
         from mlflow.exceptions import MlflowException
+        from requests.exceptions import ConnectionError as RequestsConnectionError
+        from requests.exceptions import Timeout
     except ImportError:
         raise ImportError("a registry needs MLflow: pip install 'phalar[pipeline]'") from None
 
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for noisy, level in {"mlflow": "WARNING", "alembic": "WARNING", "urllib3": "ERROR"}.items():
+        logging.getLogger(noisy).setLevel(level)
     before = os.environ.get("MLFLOW_TRACKING_URI")
     try:
         runlog.open_store(uri)
@@ -170,6 +172,9 @@ def opened(uri: str) -> Iterator[Any]:
         yield mlflow.MlflowClient(uri)
     except MlflowException as error:
         first = str(error).partition("\n")[0].rstrip(".")
+        # Requests puts all that it tried into one sentence.
+        if isinstance(error.__context__, RequestsConnectionError | Timeout):
+            first = "no server answers there"
         raise ConnectionError(f"MLflow ({uri}): {first}; see MLFLOW_TRACKING_URI") from error
     finally:
         # MLflow writes the environment too: back to what it was, or the next call of this process

@@ -80,8 +80,19 @@ def promote(client: Any, name: str, version: str, *, instead_of: str | None) -> 
         client.set_model_version_tag(name, version, BEFORE, now or "")
         client.set_model_version_tag(name, version, SINCE, _now())
         client.set_registered_model_alias(name, CHAMPION, version)
-        if holder(client, name, CHALLENGER) == version:
-            client.delete_registered_model_alias(name, CHALLENGER)
+        _dismiss(client, name)
+
+
+def finish(client: Any, name: str) -> None:
+    """End a promotion that was killed between its steps: who is champion is no challenger."""
+    with _alone(client.tracking_uri, name):
+        _dismiss(client, name)
+
+
+def _dismiss(client: Any, name: str) -> None:
+    challenger = holder(client, name, CHALLENGER)
+    if challenger is not None and challenger == holder(client, name, CHAMPION):
+        client.delete_registered_model_alias(name, CHALLENGER)
 
 
 def rollback(client: Any, name: str) -> tuple[str, str]:
