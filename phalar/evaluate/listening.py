@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,20 @@ class Ratings:
     ratings: int
     listeners: int
 
+    def among(self, items: Collection[Item]) -> Ratings:
+        """Keep some of the items; each rating is still standardised among all of its listener's."""
+        kept = [place for place, item in enumerate(self.items) if item in items]
+        own = [self.items[place] for place in kept]
+        return replace(self, items=own, mean=self.mean[kept])
+
 
 def correlate(
-    folder: Path, *, resamples: int, seed: int, also: dict[str, Scores] | None = None
+    folder: Path,
+    *,
+    resamples: int,
+    seed: int,
+    also: dict[str, Scores] | None = None,
+    only: Collection[Item] | None = None,
 ) -> dict[str, Any]:
     """Correlate the scores of each model with the ratings, as the paper does.
 
@@ -60,6 +71,8 @@ def correlate(
         Decides the resamples.
     also : dict, optional
         Scores of more models, by name.
+    only : collection of Item, optional
+        Rated items that count, so that a model that heard no more is compared on the same.
 
     Returns
     -------
@@ -78,6 +91,8 @@ def correlate(
     ratings nor per instrument.
     """
     rated = read_ratings(folder / "user_ratings")
+    if only is not None:
+        rated = rated.among(only)
     scores = {
         path.stem.removeprefix(RESULTS): _on_items(read_scores(path), rated, path.name)
         for path in sorted(folder.glob(f"{RESULTS}*.json"))
