@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
 from os import PathLike
@@ -222,25 +223,49 @@ class Served:
     def predict(
         self, model_input: NDArray[np.float32], params: dict[str, Any] | None = None
     ) -> dict[str, NDArray[np.float32]]:
-        """Embed clips of one length, and score each with each.
+        """Embed clips, and score each with each.
 
         Parameters
         ----------
         model_input : float32 array [shape=(B, N)]
-            Mono sound, full scale 1.0.
+            Mono sound, full scale 1.0; N = 0 where there are only files.
         params : dict, optional
-            `sample_rate` in Hz, by default 16,000.
+            `sample_rate` of the arrays in Hz, by default 16,000. `files`: sound files of any kind,
+            rate and length, such as FLAC, each in base64; they come behind the arrays.
 
         Returns
         -------
         dict
             `embedding` [shape=(B, 2, 512)], real before imaginary part, and `score` [shape=(B, B)].
+
+        Raises
+        ------
+        ValueError
+            There is nothing to hear, or a file cannot be read.
         """
-        rate_hz = int((params or {}).get("sample_rate", audio.SAMPLE_RATE_HZ))
-        z = self.model.embed(np.asarray(model_input), rate_hz)
+        asked = params or {}
+        rate_hz = int(asked.get("sample_rate", audio.SAMPLE_RATE_HZ))
+        clips = np.asarray(model_input)
+        found = list(self.model.embed(clips, rate_hz)) if clips.size else []
+        # Files differ in length, so that each is heard by itself.
+        for number, text in enumerate(asked.get("files", ())):
+            found.append(self.model.embed(_from_base64(text, number), audio.SAMPLE_RATE_HZ))
+        if not found:
+            raise ValueError("nothing to hear: give samples as `inputs`, or `files` in `params`")
+        z = torch.stack(found)
         scores = self.model.score(z[:, None], z[None, :])
         parts = torch.stack([z.real, z.imag], dim=1)
         return {"embedding": parts.cpu().numpy(), "score": scores.cpu().numpy()}
+
+
+def _from_base64(text: str, number: int) -> NDArray[np.float32]:
+    try:
+        heard = audio.load_mono(base64.b64decode(text, validate=True))
+    except ValueError as error:
+        raise ValueError(f"files[{number}]: {error}; must be a sound file in base64") from None
+    if len(heard) > (longest := round(LONGEST_S * audio.SAMPLE_RATE_HZ)):
+        logger.warning("files[%d]: only its first %g s are heard", number, LONGEST_S)
+    return heard[:longest]
 
 
 def _load_pyfunc(path: str) -> Served:

@@ -80,8 +80,10 @@ def run(params: Params, paths: Paths) -> Summary:
             "params": params.model_dump(mode="json", by_alias=True),
             **record,
         }
-        _write(paths.register, record, card(record, metrics, facts))
+        paths.register.mkdir(parents=True, exist_ok=True)
         collect.write_manifest(paths.register / TRACKS, collect.manifest(record, paths))
+        record["manifest"] = {"file": TRACKS, "sha256": runlog.file_sha256(paths.register / TRACKS)}
+        _write(paths.register, record, card(record, metrics, facts))
         _log(client, run_id, metrics, paths, version)
         tags = _tags(record, metrics)
         tags[registry.LINEAGE_SHA256] = runlog.file_sha256(paths.register / FILE)
@@ -199,7 +201,6 @@ def _read(path: Path, stage: str) -> Record:
 
 def _write(folder: Path, record: Record, text: str) -> None:
     """Write lineage and cards aside, then put them into place."""
-    folder.mkdir(parents=True, exist_ok=True)
     contents = {
         FILE: json.dumps(record, indent=1) + "\n",
         CARD: text,

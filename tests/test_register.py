@@ -1,5 +1,7 @@
 """The registry: gate, one version a model, lineage and card, and the model that comes back."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from test_lineage import SOURCE, make_project
@@ -102,6 +105,35 @@ def test_registered_model_embeds_as_the_one_on_disk(made) -> None:
     np.testing.assert_array_equal(served["embedding"], torch.stack([z.real, z.imag], 1).numpy())
     assert served["score"][0, 1] == pytest.approx(float(model.score(z[0], z[1])), abs=1e-6)
     assert served["score"][0, 1] == pytest.approx(served["score"][1, 0], abs=1e-6)
+
+
+def test_registered_model_hears_files_in_base64(made) -> None:
+    """Of any rate, number of channels and length, behind the arrays."""
+    import mlflow
+
+    paths, _, _ = made
+    rng = np.random.default_rng(2)
+    clip = rng.normal(0, 0.1, (1, 2 * RATE_HZ)).astype(np.float32)
+    file, rate_hz = rng.uniform(-0.5, 0.5, (3 * 44_100, 2)), 44_100
+    flac = io.BytesIO()
+    soundfile.write(flac, file, rate_hz, format="FLAC", subtype="PCM_24")
+    sent = {"files": [base64.b64encode(flac.getvalue()).decode()]}
+    served = mlflow.pyfunc.load_model("models:/phalar@challenger")
+    model = phalar.load_model(paths.train)
+    z = [model.embed(clip[0], RATE_HZ), phalar.embed(model, file.T, sample_rate=rate_hz)]
+    expected = np.stack([np.stack([each.real, each.imag]) for each in z])
+    both = served.predict(clip, params=sent)
+    np.testing.assert_allclose(both["embedding"], expected, atol=1e-5)
+    assert both["score"][0, 1] == pytest.approx(float(model.score(*z)), abs=1e-4)
+    alone = served.predict(np.zeros((1, 0), np.float32), params=sent)
+    np.testing.assert_array_equal(alone["embedding"], both["embedding"][1:])
+    for words, why in (
+        ({"files": ["no base64!"]}, r"files\[0\]: .*; must be a sound file in base64"),
+        ({"files": [base64.b64encode(b"no sound").decode()]}, r"files\[0\]: sound in memory"),
+        ({}, "nothing to hear: give samples as `inputs`, or `files`"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            served.predict(np.zeros((1, 0), np.float32), params=words)
 
 
 @pytest.mark.parametrize("name", ["phalar", "phalar@challenger", "phalar/1", "models:/phalar/1"])

@@ -1,6 +1,7 @@
 """Verify: what is whole is right, and each thing that is changed, gone or dirty is named."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -57,12 +58,13 @@ def wrong(project: Path, name: str = "phalar/1") -> list[str]:
 
 def test_what_is_whole_is_right(project) -> None:
     states = {each.link: each.state for each in check(project)}
-    assert states.pop("dvc.lock") == UNKNOWN
+    assert states.pop("dvc.lock") == states.pop("dvc.lock, kept") == UNKNOWN
     assert set(states.values()) == {RIGHT}
     assert {
         "model version",
         "weights",
         "lineage",
+        "tracks.parquet, kept",
         "MLflow run",
         "commit",
         "parameters",
@@ -170,6 +172,8 @@ def test_registry_that_lost_things_is_named(project, whole, tmp_path, monkeypatc
     document = artifacts / version.run_id / "artifacts/version-1/lineage.json"
     kept = {path: path.read_bytes() for path in artifacts.rglob("model.safetensors")}
     text = document.read_text()
+    tracks = document.with_name("tracks.parquet")
+    listed = tracks.read_bytes()
     found = record.read("phalar/1")
 
     def lines() -> list[str]:
@@ -185,10 +189,18 @@ def test_registry_that_lost_things_is_named(project, whole, tmp_path, monkeypatc
         document.unlink()
         assert "model.safetensors" in lines()[0] or "gone" in lines()[0]
         assert "version-1/lineage.json is gone" in lines()[1]
+        tracks.write_bytes(b"others")
+        assert re.search(r"version-1/tracks.parquet has SHA-256 \w+: it was changed", lines()[2])
+        tracks.unlink()
+        found["dvc"]["lock_sha256"] = "0" * 64
+        gone = ["version-1/dvc.lock is gone", "version-1/tracks.parquet is gone"]
+        assert [line.partition(" from")[0] for line in lines()[2:]] == gone
     finally:
         for path, content in kept.items():
             path.write_bytes(content)
         document.write_text(text)
+        tracks.write_bytes(listed)
+        found["dvc"]["lock_sha256"] = None
     assert weights.is_file()
     client.delete_run(version.run_id)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from phalar import registry, runlog
 from phalar.lineage.check import Check, right, unknown, wrong
-from phalar.lineage.record import FILE, WEIGHTS, Record, parse
+from phalar.lineage.record import FILE, TRACKS, WEIGHTS, Record, parse
 
 
 def checks(record: Record) -> list[Check]:
@@ -44,6 +44,7 @@ def _checks(client: Any, record: Record) -> Iterator[Check]:
             yield wrong("model version", f"{name} is of the weights {tagged}, not of the record's")
         yield _weights(name, model["sha256"])
         yield _documents(version, record)
+        yield from _kept(version, record)
     yield from _run(client, record)
 
 
@@ -82,6 +83,30 @@ def _documents(version: Any, record: Record) -> Check:
     return right(link, f"{name} has SHA-256 {expected[:12]}")
 
 
+def _kept(version: Any, record: Record) -> Iterator[Check]:
+    """Check what was kept with the lineage: the lock file of DVC, and the list of tracks."""
+    from mlflow.exceptions import MlflowException
+
+    known = {
+        "dvc.lock": record["dvc"]["lock_sha256"],
+        TRACKS: record.get("manifest", {}).get("sha256"),
+    }
+    for name, sha256 in known.items():
+        link, place = f"{name}, kept", f"{registry.folder_of(version.version)}/{name}"
+        if sha256 is None:
+            yield unknown(link, f"the record has no SHA-256 of {place}")
+            continue
+        try:
+            found = runlog.file_sha256(registry.fetch_document(version, name))
+        except (MlflowException, OSError) as error:
+            yield wrong(link, f"{place} is gone from the run's artifacts: {_first_line(error)}")
+            continue
+        if found == sha256:
+            yield right(link, f"{place} has SHA-256 {found[:12]}")
+        else:
+            yield wrong(link, f"{place} has SHA-256 {found[:12]}: it was changed")
+
+
 def _run(client: Any, record: Record) -> Iterator[Check]:
     """Look for the run, and compare what it says of code and data."""
     from mlflow.exceptions import MlflowException
@@ -97,7 +122,11 @@ def _run(client: Any, record: Record) -> Iterator[Check]:
     if run.info.lifecycle_stage != "active":
         yield wrong("MLflow run", f"{run_id} was deleted")
         return
-    told = {"git.commit": record["git"]["commit"], "data.sha256": record["run"]["data_sha256"]}
+    told = {
+        "git.commit": record["git"]["commit"],
+        "git.dirty": str(record["git"]["dirty"]).lower(),
+        "data.sha256": record["run"]["data_sha256"],
+    }
     other = [name for name, value in told.items() if run.data.tags.get(name) != value]
     if other:
         yield wrong("MLflow run", f"{run_id} says otherwise of {', '.join(other)}")

@@ -76,7 +76,12 @@ def add_version(client: Any, name: str, paths: Paths, facts: Record, run_id: str
                 TensorSpec(np.dtype(np.float32), (-1, -1), "score"),
             ]
         ),
-        params=ParamSchema([ParamSpec("sample_rate", "long", audio.SAMPLE_RATE_HZ)]),
+        params=ParamSchema(
+            [
+                ParamSpec("sample_rate", "long", audio.SAMPLE_RATE_HZ),
+                ParamSpec("files", "string", [], shape=(-1,)),
+            ]
+        ),
     )
     noise = np.random.default_rng(0).normal(0, 0.1, (2, audio.SAMPLE_RATE_HZ)).astype(np.float32)
     with _folder_of_model(paths, facts["sha256"]) as folder, mlflow.start_run(run_id=run_id):
