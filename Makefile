@@ -29,7 +29,7 @@ lint: .venv/installed-tests
 	@$(BIN)/mypy
 
 .venv/installed-line: EXTRAS := pipeline,embedded
-.venv/installed-tests: EXTRAS := pipeline,embedded,cocola,serve,test
+.venv/installed-tests: EXTRAS := pipeline,embedded,cocola,search,serve,test
 
 # These files say that an install is complete; one that was interrupted is begun anew.
 .venv/installed-%: pyproject.toml constraints.txt

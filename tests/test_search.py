@@ -10,9 +10,20 @@ import torch
 
 from phalar import audio
 from phalar.model import ModelConfig, Phalar, build_model
-from phalar.search import Moment, Searcher, Wanted, build, change, open_index, rendering, store
+from phalar.search import (
+    Moment,
+    Searcher,
+    Wanted,
+    build,
+    change,
+    info,
+    open_index,
+    rendering,
+    store,
+)
 from phalar.search.check import differences
-from phalar.search.query import Found, query_vectors, read_moment, windows_of
+from phalar.search.moment import query_vectors, read_moment, windows_of
+from phalar.search.query import Found
 from phalar.search.windows import Grid, cut
 
 RATE_HZ = 16_000
@@ -114,7 +125,7 @@ def test_everything_is_heard_or_listed_with_its_reason(bare, model) -> None:
     bass = found["song one/bass_120bpm_Am.wav"]
     assert (bass.instrument, bass.tempo_bpm, bass.key, bass.windows) == ("bass", 120, "Am", 5)
     assert found["guitar.aiff"].first == found["song one/guitar copy.aiff"].first
-    summed = store.summary(open_index(bare))
+    summed = info.summary(open_index(bare))
     assert (summed["files"], len(summed["broken"])) == (7, 4)
 
 

@@ -12,10 +12,18 @@ from phalar.cli.options import TRAINED, Json, Model, WrongUseError, load, print_
 
 if TYPE_CHECKING:
     from phalar.search import Built
+    from phalar.search.windows import Grid
 
 Library = Annotated[Path, typer.Argument(help="A folder of sound files, at any depth.")]
 Place = Annotated[
     Path | None, typer.Option("--index", help="Folder of the index; by default DIR/.phalar.")
+]
+Codes = Annotated[
+    bool | None,
+    typer.Option(
+        "--approximate/--exact",
+        help="How it is searched; by default approximately from 200,000 windows on.",
+    ),
 ]
 LISTED = 10
 
@@ -35,6 +43,7 @@ def build(
     window: Annotated[float | None, typer.Option(help="Length of a window, seconds.")] = None,
     hop: Annotated[float | None, typer.Option(help="A window starts every so often.")] = None,
     anew: Annotated[bool, typer.Option("--anew", help="Hear all again.")] = False,
+    approximate: Codes = None,
     as_json: Json = False,
 ) -> None:
     """Hear every sound file of a folder; stopped, it goes on where it was."""
@@ -50,7 +59,9 @@ def build(
         with store.locked(folder):
             for path in [*folder.glob("vectors-*.f32"), folder / store.TABLE, folder / store.FACTS]:
                 path.unlink(missing_ok=True)
-    _run(library, folder, model, grid, as_json=as_json)
+            for made in folder.glob("codes-*"):
+                shutil.rmtree(made)
+    _run(library, folder, model, grid, approximate, as_json=as_json)
 
 
 def update(
@@ -58,6 +69,7 @@ def update(
     model: Annotated[
         str | None, typer.Option(help="Where the model of the index is now, if it moved.")
     ] = None,
+    approximate: Codes = None,
     as_json: Json = False,
 ) -> None:
     """Hear what is new, forget what is gone; files that only moved keep their entries."""
@@ -65,7 +77,7 @@ def update(
 
     folder = _folder(library)
     facts = store.read_facts(folder)
-    _run(facts.library, folder, model or facts.model, None, as_json=as_json)
+    _run(facts.library, folder, model or facts.model, None, approximate, as_json=as_json)
 
 
 def check(
@@ -94,13 +106,18 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say what an index holds, with which model it was made, and which files are broken."""
-    from phalar.search import open_index, store
+    from phalar.search import open_index
+    from phalar.search.info import summary
 
-    found = store.summary(open_index(_folder(library)))
+    found = summary(open_index(_folder(library)))
     if as_json:
         print_json(found)
         return
     broken = found.pop("broken")
+    recall, candidates = found.pop("recall"), found.pop("candidates")
+    if recall is not None:
+        share = f"{100 * recall:.1f} % of what an exact search finds"
+        found["search"] += f", finds {share}" if candidates else f"; codes would find {share}"
     for name, value in found.items():
         shown = f"{value:.1f}" if isinstance(value, float) else value
         typer.echo(f"{name:>13}  {shown}")
@@ -117,9 +134,16 @@ def _folder(place: Path) -> Path:
     return folder
 
 
-def _run(library: Path, folder: Path, model: str, grid: object, *, as_json: bool) -> None:
+def _run(
+    library: Path,
+    folder: Path,
+    model: str,
+    grid: Grid | None,
+    approximate: bool | None,
+    *,
+    as_json: bool,
+) -> None:
     from phalar import search
-    from phalar.search.windows import Grid
 
     loaded = load(model)
     if loaded.sha256 is None:
@@ -130,7 +154,8 @@ def _run(library: Path, folder: Path, model: str, grid: object, *, as_json: bool
         loaded,
         model_name=str(Path(model).resolve()) if Path(model).exists() else model,
         model_sha256=loaded.sha256,
-        grid=grid if isinstance(grid, Grid) else None,
+        grid=grid,
+        codes=approximate,
     )
     if as_json:
         broken = [{"path": path, "reason": reason} for path, reason in built.broken]

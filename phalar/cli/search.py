@@ -38,6 +38,9 @@ def search(
     ] = None,
     transpose: Annotated[str, typer.Option(help="Try candidates transposed, such as -6..6.")] = "0",
     stretch: Annotated[str, typer.Option(help="Try tempi, such as 0.9..1.1 times.")] = "1",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Exactly, also where the index is searched by codes.")
+    ] = False,
     export: Annotated[
         Path | None, typer.Option(help="Copy what is found here, and render it in context.")
     ] = None,
@@ -51,7 +54,7 @@ def search(
     need_files(*files)
     from phalar.search import Moment, Searcher, Wanted, open_index, rendering
     from phalar.search import change as changing
-    from phalar.search.query import read_moment
+    from phalar.search.moment import read_moment
     from phalar.search.record import record
 
     tried = changing.changes(_whole(transpose), _range("--stretch", stretch))
@@ -61,7 +64,7 @@ def search(
         raise WrongUseError(str(error)) from None
     mix = read_moment(files, Moment(start, seconds), opened.facts.grid)
     loaded = load_of_index(model, opened)
-    searcher = Searcher(opened)
+    searcher = Searcher(opened, exact=exact)
     wanted = Wanted(
         top,
         frozenset(instrument or ()),

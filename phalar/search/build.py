@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from phalar import audio
 from phalar.model.similarity import SEARCH_DIMENSIONS
 from phalar.progress import track
-from phalar.search import names, store
-from phalar.search.store import Entry, Facts
+from phalar.search import approximate, names, store
+from phalar.search.store import Entry, Facts, State
 from phalar.search.windows import Grid, cut, is_silent
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ COMMIT_EVERY_S = 30.0
 UNUSED = 0.25
 """Vectors are written anew when more than this share of them belongs to no file."""
 
+ROW_BYTES = 4 * SEARCH_DIMENSIONS
 
 Waiting = tuple[Path, os.stat_result]
 """A file that has to be read."""
@@ -71,6 +72,7 @@ def update(
     model_name: str,
     model_sha256: str,
     grid: Grid | None = None,
+    codes: bool | None = None,
 ) -> Built:
     """Bring the index of a library up to date, or make it.
 
@@ -89,6 +91,9 @@ def update(
         How the model is named, and the digest of its weights.
     grid : Grid, optional
         What of a sound is heard; None takes that of the index, for a new one the usual.
+    codes : bool, optional
+        Whether the index has codes, for approximate search; None leaves it as it was, and a new
+        one gets them when it is large (`approximate.FROM_ROWS`).
 
     Raises
     ------
@@ -101,13 +106,16 @@ def update(
         raise FileNotFoundError(f"{library}: no such folder; give the folder of your stems")
     with store.locked(folder):
         facts = _facts(library, folder, model_name, model_sha256, grid)
-        known: list[Entry] = []
-        vectors_name = "vectors-0.f32"
+        if codes is not None and codes != facts.codes:
+            facts = replace(facts, codes=codes)
+            store.write_facts(folder, facts)
+        known, state = [], State()
         if (folder / store.TABLE).is_file():
             index = store.open_index(folder)
-            known = index.entries
-            vectors_name = Path(getattr(index.vectors, "filename", vectors_name)).name
-        return _Update(facts, folder, model, known, vectors_name).run()
+            known, state = index.entries, index.state
+        built = _Update(facts, folder, model, known, state).run()
+        approximate.refresh(folder, model)
+        return built
 
 
 def sound_files(library: Path) -> Iterator[Path]:
@@ -167,23 +175,22 @@ class _Update:
     """One update: what is known, what was found, and the file that vectors are added to."""
 
     def __init__(
-        self, facts: Facts, folder: Path, model: Phalar, known: list[Entry], vectors_name: str
+        self, facts: Facts, folder: Path, model: Phalar, known: list[Entry], state: State
     ) -> None:
         self.facts, self.folder, self.model = facts, folder, model
         self.by_path = {entry.path: entry for entry in known}
         self.by_content = {entry.sha256: entry for entry in known if entry.reason is None}
-        self.vectors_name = vectors_name
+        self.state = state
         self.done: dict[str, Entry] = {}
         self.counts = {"heard": 0, "kept": 0, "moved": 0}
 
     def run(self) -> Built:
         """Hear every file that is not known, and commit now and then."""
         waiting = self._look()
-        path = self.folder / self.vectors_name
-        rows = store.rows_of(list(self.by_path.values()))
+        path = self.folder / self.state.vectors
         with path.open("r+b" if path.exists() else "w+b") as vectors:
             # What follows the last row is of an update that was cut short.
-            vectors.truncate(rows * 4 * SEARCH_DIMENSIONS)
+            vectors.truncate(self.state.rows * ROW_BYTES)
             vectors.seek(0, os.SEEK_END)
             self._hear_all(waiting, vectors)
         there = {entry.sha256 for entry in self.done.values()}
@@ -235,6 +242,7 @@ class _Update:
     def _commit_so_far(self, vectors: BinaryIO) -> None:
         vectors.flush()
         os.fsync(vectors.fileno())
+        self.state = replace(self.state, rows=vectors.tell() // ROW_BYTES)
         # What is not yet looked at stays known until the end.
         self._commit([*({**self.by_path, **self.done}).values()])
 
@@ -266,7 +274,7 @@ class _Update:
             return replace(_broken(name, sha256, reason), **columns)
         self.counts["heard"] += 1
         samples, windows, silent = heard
-        row = start // (4 * SEARCH_DIMENSIONS)
+        row = start // ROW_BYTES
         seconds = samples / audio.SAMPLE_RATE_HZ
         entry = Entry(
             **columns,
@@ -303,14 +311,14 @@ class _Update:
         """Write the vectors anew without those of no file, where these are many."""
         blocks = sorted({(e.first, e.windows) for e in entries if e.windows})
         used, rows = sum(windows for _, windows in blocks), 0
-        path = self.folder / self.vectors_name
+        path = self.folder / self.state.vectors
         vectors = store.map_vectors(path)
         if used >= (1 - UNUSED) * len(vectors):
             return entries
         number = int(path.stem.rpartition("-")[2]) + 1
-        self.vectors_name = f"vectors-{number}.f32"
+        self.state = State(f"vectors-{number}.f32", used)
         moved: dict[int, int] = {}
-        with (self.folder / self.vectors_name).open("wb") as file:
+        with (self.folder / self.state.vectors).open("wb") as file:
             for first, windows in blocks:
                 vectors[first : first + windows].tofile(file)
                 moved[first] = rows
@@ -319,12 +327,12 @@ class _Update:
         return [replace(e, first=moved[e.first]) if e.windows else e for e in entries]
 
     def _commit(self, entries: list[Entry]) -> None:
-        store.write_table(self.folder, entries, self.vectors_name)
+        store.write_table(self.folder, entries, self.state)
         for other in self.folder.glob("vectors-*.f32"):
-            if other.name != self.vectors_name:
+            if other.name != self.state.vectors:
                 other.unlink()
 
 
 def _broken(name: str, sha256: str, reason: str) -> Entry:
     """Give the entry of a file that cannot be heard."""
-    return Entry(name, sha256, -1, -1, 0.0, 0, 0, (), None, None, None, reason)
+    return Entry(name, sha256, -1, -1, 0.0, 0, 0, (), reason=reason)

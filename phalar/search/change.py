@@ -16,7 +16,8 @@ import torch
 from torchaudio import functional
 
 from phalar import audio
-from phalar.search.query import Found, Searcher, Wanted, query_vectors, windows_of
+from phalar.search.moment import query_vectors, windows_of
+from phalar.search.query import Found, Searcher, Wanted
 from phalar.search.windows import Sound, loop
 
 if TYPE_CHECKING:

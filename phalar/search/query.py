@@ -1,37 +1,37 @@
-"""Search an index: the windows with the largest inner product, by file, exact.
+"""Search an index: the windows with the largest inner product, by file; exact, or near it by codes.
 
 Letters: W windows of the query, R rows of the index.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from phalar import audio
+from phalar.search import codes
+from phalar.search.codes import Codes
 from phalar.search.store import Entry, Index
-from phalar.search.windows import Grid, Sound, is_silent, loop
 
-if TYPE_CHECKING:
-    from phalar.model import Phalar
+logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
+MOSTLY = 0.5
+"""Where less than this share of an index comes into question, it is searched exactly: of the
+candidates that codes put first, too few would be left."""
 
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """The moment of a mix that something shall fit to."""
+MOST = 4
+"""Where one in so many windows would be a candidate, all of them are read."""
 
-    start_s: float = 0.0
-    seconds: float | None = None
-    """None: as long as a window of the index."""
+TOP = 10
+"""Numbers of candidates are said for so many files that are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,79 +68,6 @@ class Found:
     """How many times as fast it has to be played, at the same pitch."""
 
 
-def read_moment(files: Sequence[Path], moment: Moment, grid: Grid) -> Sound:
-    """Read a moment of files that belong together, and sum it.
-
-    Parameters
-    ----------
-    files : sequence of path
-        Sound files that start together.
-    moment : Moment
-        What is heard; of a file shorter than a window all is, as a loop.
-    grid : Grid
-        Of the index: a moment is no shorter than its window.
-
-    Returns
-    -------
-    float32 array [shape=(N,)]
-        At the model's rate.
-
-    Raises
-    ------
-    ValueError
-        The moment is not in the files, too short or silent.
-    """
-    return sum_moments([(str(file), audio.load_mono(file)) for file in files], moment, grid)
-
-
-def sum_moments(sounds: Sequence[tuple[str, Sound]], moment: Moment, grid: Grid) -> Sound:
-    """Sum a moment of sounds that start together, each with its name; see `read_moment`."""
-    parts = [_cut_moment(sound, name, moment, grid) for name, sound in sounds]
-    summed = np.zeros(max(map(len, parts)), np.float32)
-    for part in parts:
-        summed[: len(part)] += part
-    if is_silent(summed):
-        raise ValueError(f"{sounds[0][0]}: silent from {moment.start_s:g} s; choose another moment")
-    return summed
-
-
-def _cut_moment(sound: Sound, name: str, moment: Moment, grid: Grid) -> Sound:
-    window = grid.window_samples
-    seconds = moment.seconds or grid.window_s
-    if round(seconds * audio.SAMPLE_RATE_HZ) < window:
-        raise ValueError(
-            f"{seconds:g} s of {name}: the index has windows of {grid.window_s:g} s, so a moment "
-            "must be that long or longer"
-        )
-    length_s = len(sound) / audio.SAMPLE_RATE_HZ
-    if moment.start_s >= length_s:
-        raise ValueError(
-            f"{name}: ends at {length_s:.1f} s, before the moment at {moment.start_s:g} s; "
-            "choose an earlier one"
-        )
-    start = round(moment.start_s * audio.SAMPLE_RATE_HZ)
-    if len(sound) < window:
-        if len(sound) < audio.SAMPLE_RATE_HZ // 2:
-            raise ValueError(f"{name}: {length_s:.2f} s long, must be 0.5 s or more")
-        return loop(sound, start, window)
-    # A moment that would reach beyond the end is moved to end there, so that a window is full.
-    start = min(start, len(sound) - window)
-    return sound[start : start + round(seconds * audio.SAMPLE_RATE_HZ)]
-
-
-def windows_of(sound: Sound, grid: Grid) -> NDArray[np.float32]:
-    """Cut a moment into windows (W, N) that follow each other as those of the index do."""
-    starts = range(0, len(sound) - grid.window_samples + 1, grid.hop_samples)
-    return np.stack([sound[start : start + grid.window_samples] for start in starts])
-
-
-def query_vectors(model: Phalar, windows: NDArray[np.float32]) -> Floats:
-    """Give what has the score as its inner product with the vectors of an index, (W, 1024)."""
-    x = model.search_vectors(model.embed(windows, audio.SAMPLE_RATE_HZ))
-    with torch.no_grad():
-        return np.asarray((x @ model.similarity.query_map()).cpu().numpy(), np.float32)
-
-
 class Searcher:
     """Searches one opened index, from several threads if need be.
 
@@ -148,9 +75,11 @@ class Searcher:
     ----------
     index : Index
         From `open_index`.
+    exact : bool
+        Search exactly, also where the index has codes.
     """
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, *, exact: bool = False) -> None:
         self.index = index
         heard = sorted((e for e in index.entries if e.windows), key=lambda e: (e.first, e.path))
         places: dict[int, list[Entry]] = {}
@@ -170,9 +99,19 @@ class Searcher:
         window = index.facts.grid.window_samples / audio.SAMPLE_RATE_HZ
         self._loops = np.array([group[0].seconds < window for group in self._copies], bool)
         self._admitted = lru_cache(maxsize=16)(self._admit)
+        self.codes, self.quality = (None, None) if exact else codes.of(index)
+        self.candidates = (self.quality and self.quality.candidates) or 0
+
+    def heard_rows(self) -> NDArray[np.int32]:
+        """List the rows that a search can find."""
+        return np.flatnonzero(~self._out).astype(np.int32)
+
+    def path_of(self, row: int) -> str:
+        """Give the path of the file that a row is of; of copies, the first."""
+        return self._copies[int(np.searchsorted(self._firsts, row, "right")) - 1][0].path
 
     def search(self, queries: Sequence[Floats], wanted: Wanted) -> list[list[Found]]:
-        """Find what fits best to each of several queries, in one pass over the index.
+        """Find what fits best to each of several queries.
 
         Parameters
         ----------
@@ -186,12 +125,30 @@ class Searcher:
         -------
         list of list of Found
             For each query, best first; of files with the same content one. The scores are exactly
-            those of all pairs of windows, without approximation.
+            those of all pairs of windows. Where the index has codes, most of it comes into
+            question and W = 1, a file may be missed, as often as `quality` says; else none is.
         """
         if not self._copies:
             return [[] for _ in queries]
         admitted = self._admitted(replace(wanted, top=0))
         chosen = np.array([entry is not None for entry in admitted])
+        share = self._windows[chosen].sum() / self._windows.sum()
+        # Several windows have to fit one after the other: by one alone they are not found.
+        single = len(queries[0]) == 1
+        if self.codes is not None and self.candidates and single and share >= MOSTLY:
+            return [
+                self._nearly(self.codes, query, admitted, chosen, wanted.top) for query in queries
+            ]
+        return self._exactly(queries, admitted, chosen, wanted.top)
+
+    def _exactly(
+        self,
+        queries: Sequence[Floats],
+        admitted: list[Entry | None],
+        chosen: NDArray[np.bool_],
+        top: int,
+    ) -> list[list[Found]]:
+        """Search in one pass over all rows."""
         width = len(queries[0])
         products = np.concatenate(queries) @ self._rows.T
         products[:, self._out] = -np.inf
@@ -200,16 +157,19 @@ class Searcher:
             scores = self._along(products[number * width : (number + 1) * width])
             best = np.maximum.reduceat(scores, self._firsts)
             best[~chosen] = -np.inf
-            top = _largest(best, min(wanted.top, int(np.isfinite(best).sum())))
-            found.append([self._found(admitted[place], scores) for place in top])
+            largest = _largest(best, min(top, int(np.isfinite(best).sum())))
+            found.append([self._found(admitted[place], scores) for place in largest])
         return found
 
     def _found(self, entry: Entry | None, scores: Floats) -> Found:
         if entry is None:
             raise RuntimeError("a file that was not admitted was found")
         window = int(np.argmax(scores[entry.first : entry.first + entry.windows]))
+        return self._found_at(entry, float(scores[entry.first + window]), window)
+
+    def _found_at(self, entry: Entry, score: float, window: int) -> Found:
         start_s = self.index.facts.grid.starts_s(entry.seconds, entry.windows)[window]
-        return Found(entry, float(scores[entry.first + window]), float(start_s))
+        return Found(entry, score, float(start_s))
 
     def _along(self, products: Floats) -> Floats:
         """Mean over consecutive windows: (W, R) -> (R,); -inf where a file has not so many."""
@@ -229,6 +189,46 @@ class Searcher:
         ):
             scores[first : first + windows] = products[0, first : first + windows]
         return scores
+
+    def _nearly(
+        self,
+        made: Codes,
+        query: Floats,
+        admitted: list[Entry | None],
+        chosen: NDArray[np.bool_],
+        top: int,
+    ) -> list[Found]:
+        """Search for one window (1, 1024) among what the codes put first.
+
+        Where these are of too few files that come into question, more is asked for, in the end all.
+        """
+        count = -(-self.candidates * max(top, TOP) // TOP)
+        while count < len(made.rows) // MOST:
+            late = np.arange(made.covered, len(self._rows))
+            rows = np.sort(np.concatenate((made.nearest(query, count)[0], late)))
+            places = np.searchsorted(self._firsts, rows, "right") - 1
+            scores = self._rows[rows] @ query[0]
+            scores[self._out[rows] | ~chosen[places]] = -np.inf
+            files, at = np.unique(places, return_index=True)
+            best = np.maximum.reduceat(scores, at)
+            found = int(np.isfinite(best).sum())
+            if found >= top:
+                # A file may fit better from a start that was no candidate: all are scored.
+                some = files[_largest(best, min(2 * top, found))]
+                ranked = [self._best_start(query[0], admitted[place]) for place in some]
+                return sorted(ranked, key=lambda each: -each.score)[:top]
+            count *= 4
+        return self._exactly([query], admitted, chosen, top)[0]
+
+    def _best_start(self, window: Floats, entry: Entry | None) -> Found:
+        """Score all windows of a file."""
+        if entry is None:
+            raise RuntimeError("a file that was not admitted was found")
+        here = slice(entry.first, entry.first + entry.windows)
+        scores = self._rows[here] @ window
+        scores[self._out[here]] = -np.inf
+        best = int(np.argmax(scores))
+        return self._found_at(entry, float(scores[best]), best)
 
     def _admit(self, wanted: Wanted) -> list[Entry | None]:
         """For each content a file that comes into question, or None."""

@@ -1,7 +1,8 @@
 """The index on disk: a table of files, and a matrix of vectors that is mapped into memory.
 
 Vectors are only ever added at the end of their file; replacing the table is what makes a state the
-current one. So an update can be killed at any moment, and an opened index stays as it was.
+current one. So an update can be killed at any moment, and an opened index stays as it was: rows
+that were committed are never written again, nor cut off.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from phalar.model.similarity import SEARCH_DIMENSIONS
 from phalar.search.windows import Grid
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = ".phalar"
 """Where the index of a folder lies unless told otherwise: within it."""
 
@@ -41,7 +41,9 @@ SCHEMA = pa.schema(
         ("silent", pa.list_(pa.int32())),
         ("instrument", pa.string()),
         ("tempo_bpm", pa.float32()),
+        ("tempo_from", pa.string()),
         ("key", pa.string()),
+        ("key_from", pa.string()),
         ("reason", pa.string()),
     ]
 )
@@ -64,10 +66,13 @@ class Entry:
     """How many vectors it has; 0 for a file that is not heard."""
     silent: tuple[int, ...]
     """Windows in which there is nothing to hear."""
-    instrument: str | None
-    tempo_bpm: float | None
-    key: str | None
-    reason: str | None
+    instrument: str | None = None
+    tempo_bpm: float | None = None
+    tempo_from: str | None = None
+    """Who says so: `name`, `tag`, or `sound`, which is an estimate."""
+    key: str | None = None
+    key_from: str | None = None
+    reason: str | None = None
     """Why it is not heard; None where it is."""
 
 
@@ -82,6 +87,19 @@ class Facts:
     model_sha256: str
     """Digest of its weights: vectors of different models cannot be compared."""
     grid: Grid
+    codes: bool | None = None
+    """Whether it has codes, for approximate search; None: when it is large."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a table says of the files beside it."""
+
+    vectors: str = "vectors-0.f32"
+    rows: int = 0
+    """How many vectors have been committed, those of files that are gone included."""
+    codes: str | None = None
+    """Folder of the codes of the vectors; see `codes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +111,7 @@ class Index:
     entries: list[Entry]
     vectors: NDArray[np.float32]
     """(rows, 1024), mapped; see `Phalar.search_vectors`."""
+    state: State
 
     def path_of(self, entry: Entry) -> Path:
         """Give the file of an entry."""
@@ -121,19 +140,19 @@ def open_index(place: str | os.PathLike[str]) -> Index:
         table = pq.read_table(folder / TABLE)
         if not table.schema.equals(SCHEMA):
             raise ValueError(f"{TABLE} has other columns")
-        vectors_name = table.schema.metadata[b"vectors"].decode()
+        state = State(**json.loads(table.schema.metadata[b"state"]))
         entries = [Entry(**{**row, "silent": tuple(row["silent"])}) for row in table.to_pylist()]
-        vectors = map_vectors(folder / vectors_name)
+        vectors = map_vectors(folder / state.vectors)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{folder}: damaged index ({error}); run `phalar index build` with --anew"
         ) from error
-    if rows_of(entries) > len(vectors):
+    if state.rows > len(vectors):
         raise ValueError(
-            f"{folder}: {len(vectors)} vectors, its table names {rows_of(entries)}; it is damaged, "
+            f"{folder}: {len(vectors)} vectors, its table names {state.rows}; it is damaged, "
             "run `phalar index build` with --anew"
         )
-    return Index(folder, facts, entries, vectors)
+    return Index(folder, facts, entries, vectors[: state.rows], state)
 
 
 def read_facts(folder: Path) -> Facts:
@@ -144,7 +163,7 @@ def read_facts(folder: Path) -> Facts:
             raise ValueError(f"format {found['format']}, this version reads {FORMAT}")
         grid = Grid(found["window_s"], found["hop_s"])
         library = Path(os.path.normpath(folder / found["library"]))
-        return Facts(library, found["model"], found["model_sha256"], grid)
+        return Facts(library, found["model"], found["model_sha256"], grid, found["codes"])
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{folder}: no index there; make one with `phalar index build DIR`"
@@ -164,17 +183,20 @@ def write_facts(folder: Path, facts: Facts) -> None:
         "model_sha256": facts.model_sha256,
         "window_s": facts.grid.window_s,
         "hop_s": facts.grid.hop_s,
+        "codes": facts.codes,
     }
     aside = folder / f"{FACTS}.part"
     aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     aside.replace(folder / FACTS)
 
 
-def write_table(folder: Path, entries: list[Entry], vectors_name: str) -> None:
+def write_table(folder: Path, entries: list[Entry], state: State) -> None:
     """Make this the state of the index: from here on it is what is opened."""
     ordered = sorted(entries, key=lambda entry: entry.path)
     columns = {f.name: [getattr(entry, f.name) for entry in ordered] for f in fields(Entry)}
-    table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"vectors": vectors_name})
+    table = pa.table(columns, schema=SCHEMA).replace_schema_metadata(
+        {"state": json.dumps(asdict(state))}
+    )
     aside = folder / f"{TABLE}.part"
     pq.write_table(table, aside, compression="zstd")
     aside.replace(folder / TABLE)
@@ -186,11 +208,6 @@ def map_vectors(path: Path) -> NDArray[np.float32]:
     if rows == 0:
         return np.empty((0, SEARCH_DIMENSIONS), np.float32)
     return np.memmap(path, np.float32, "r", shape=(rows, SEARCH_DIMENSIONS))
-
-
-def rows_of(entries: list[Entry]) -> int:
-    """How many rows of the vectors a table reaches into."""
-    return max((entry.first + entry.windows for entry in entries), default=0)
 
 
 @contextmanager
@@ -211,26 +228,3 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder}: another process is updating this index; wait for it, or stop it"
             ) from None
         yield
-
-
-def summary(index: Index) -> dict[str, Any]:
-    """Say what an index holds."""
-    heard = [entry for entry in index.entries if entry.reason is None]
-    rows = {(entry.first, entry.windows) for entry in heard}
-    return {
-        "index": str(index.folder),
-        "library": str(index.facts.library),
-        "model": index.facts.model,
-        "model_sha256": index.facts.model_sha256,
-        "window_s": index.facts.grid.window_s,
-        "hop_s": index.facts.grid.hop_s,
-        "files": len(heard),
-        "broken": [
-            {"path": entry.path, "reason": entry.reason}
-            for entry in index.entries
-            if entry.reason is not None
-        ],
-        "windows": sum(windows for _, windows in rows),
-        "hours": sum(entry.seconds for entry in heard) / 3600,
-        "megabytes": index.vectors.nbytes / 2**20,
-    }

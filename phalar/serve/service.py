@@ -17,7 +17,8 @@ from phalar import audio, infer
 from phalar.model import Phalar
 from phalar.search import Moment, Searcher, Wanted, rendering
 from phalar.search import change as changing
-from phalar.search.query import Found, sum_moments
+from phalar.search.moment import sum_moments
+from phalar.search.query import Found
 from phalar.search.record import record
 from phalar.search.store import Entry
 from phalar.search.windows import Sound
