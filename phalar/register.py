@@ -178,7 +178,11 @@ def _log(client: Any, run_id: str, metrics: Record, paths: Paths, version: str) 
     from mlflow.entities import Metric
 
     now_ms = int(time.time() * 1000)
-    figures = [Metric(name, value, now_ms, 0) for name, value in _flat(metrics["retrieval"])]
+    probed: Record = {name: metrics[name] for name in ("beats", "chords") if name in metrics}
+    figures = [
+        Metric(name, value, now_ms, 0)
+        for name, value in (*_flat(metrics["retrieval"]), *_flat(probed))
+    ]
     client.log_batch(run_id, metrics=figures)
     folder = registry.folder_of(version)
     for path in (paths.register / name for name in (FILE, TRACKS, CARD, DATA_CARD)):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from phalar import withdrawn
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.evaluate import beats, pieces
 from phalar.params import Paths
@@ -86,15 +87,24 @@ def test_windows_start_every_hop_to_the_end() -> None:
     assert found[-1, -1] == 0
 
 
-def test_prepared_songs_come_with_their_beats(tmp_path, tiny_songs) -> None:
-    paths = Paths(tmp_path)
+def test_prepared_songs_come_with_what_is_known_of_them(tmp_path, tiny_songs) -> None:
+    paths = Paths(tmp_path / "data")
     tiny_songs(paths.prepare("bands"), source="bands", songs=3, seconds=6.0)
-    found = pieces.of_source(paths, "bands", 2)
-    assert [piece.song for piece in found] == ["test-0", "test-1"]
+    found = pieces.of_source(paths, "bands")
+    assert [piece.song for piece in found] == ["test-0", "test-1", "test-2"]
     assert found[0].beats_s[0] == 0
+    assert found[0].chords == [(0.0, 6.0, "C:maj")]
     assert found[0].load().shape == (6 * SAMPLE_RATE_HZ,)
     with pytest.raises(ValueError, match=r"no test-\*\.parquet; run prepare"):
-        pieces.of_source(paths, "chorales", 2)
+        pieces.of_source(paths, "chorales")
+    withdrawn.add(tmp_path, "bands/test-1", withdrawn.Withdrawal("asked", "2026-01-01"))
+    assert [piece.name for piece in pieces.of_source(paths, "bands")] == ["test-0", "test-2"]
+
+
+def test_of_each_song_one_recording_is_tracked() -> None:
+    listed = [pieces.Piece("made", name, name[0], lambda: None) for name in ("a1", "a2", "b1")]
+    assert [piece.name for piece in pieces.one_a_song(listed, 2)] == ["a1", "b1"]
+    assert [piece.name for piece in pieces.one_a_song(listed, 1)] == ["a1"]
 
 
 def test_gtzan_is_found_by_name_or_named_as_missing(tmp_path) -> None:
@@ -107,7 +117,7 @@ def test_gtzan_is_found_by_name_or_named_as_missing(tmp_path) -> None:
     (tmp_path / "beats").mkdir()
     (tmp_path / "beats/gtzan_blues_00000.beats").write_text("0.25\t1\n0.75\t2\n")
     (piece,) = pieces.of_gtzan(tmp_path)
-    assert (piece.name, piece.beats_s.tolist()) == ("blues.00000", [0.25, 0.75])
+    assert (piece.name, piece.beats_s) == ("blues.00000", [0.25, 0.75])
     assert piece.load().shape == (SAMPLE_RATE_HZ,)
     (tmp_path / "beats/gtzan_blues_00000.beats").write_text("soon\n")
     with pytest.raises(ValueError, match="not a list of beats"):

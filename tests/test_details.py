@@ -10,13 +10,13 @@ from phalar.evaluate.measure import Group
 from phalar.evaluate.retrieval import Trials
 from phalar.params import Evaluate
 
-SETTINGS = Evaluate(seed=1, clip_s=5.0, bootstrap=500, sensitivity_pairs=0)
+SETTINGS = Evaluate(seed=1, clip_s=5.0, bootstrap=500, sensitivity_pairs=0, beats=None, chords=None)
 PAIRS = 48
 
 
 @pytest.fixture
 def music():
-    """Facts of pairs of 8 songs; half have one target, half two; a song has one tempo."""
+    """Facts of pairs of 8 songs; half have one target, half two; a song has one tempo and key."""
     kinds = ("bass", "drums", "guitar")
     return {
         100 + pair: Facts(
@@ -25,6 +25,7 @@ def music():
             asks=("piano",),
             targets=(kinds[pair % 3],) if pair % 2 else tuple(sorted({kinds[pair % 3], "voice"})),
             tempo_bpm=100.0 * 1.03 ** (pair % 8),
+            sharps=(7 * (pair % 8)) % 12 if pair % 8 < 7 else None,
         )
         for pair in range(PAIRS)
     }
@@ -64,7 +65,8 @@ def test_a_perfect_model_is_perfect_everywhere(music) -> None:
     assert found["all"]["anchor"]["with"]["candidates"] == PAIRS
     assert found["all"]["anchor"]["without"]["candidates"] == PAIRS - 5
     assert {entry["top1"] for entry in found["instruments"].values()} == {1}
-    assert {entry["beaten"] for entry in found["tempo"].values()} == {1}
+    for distance in ("tempo", "key"):
+        assert {entry["beaten"] for entry in found[distance].values()} == {1}
     for right, picked in found["confusion"].items():
         assert set(picked) == {right}
 
@@ -103,6 +105,23 @@ def test_groups_and_tempo_equal_loops(music) -> None:
     assert found["tempo"]["1.02"]["comparisons"] == len(beaten)
     assert found["tempo"]["1.02"]["beaten"] == pytest.approx(np.mean(beaten), abs=1e-6)
     assert sum(sum(picked.values()) for picked in found["confusion"].values()) == PAIRS
+
+
+def test_key_distance_equals_a_loop(music) -> None:
+    scores = np.random.default_rng(4).normal(size=(PAIRS, PAIRS)) + np.eye(PAIRS)
+    found = measure_details([group_of(scores)], music, SETTINGS)["made"]["paper"]["key"]
+    beaten: dict[str, list[bool]] = {}
+    for a in range(PAIRS):
+        for b in range(PAIRS):
+            one, other = music[100 + a].sharps, music[100 + b].sharps
+            if a % 8 != b % 8 and None not in (one, other):
+                steps = next(k for k in range(7) if other in ((one + k) % 12, (one - k) % 12))
+                beaten.setdefault(str(steps), []).append(scores[a, a] > scores[a, b])
+    assert found.keys() == beaten.keys()
+    for steps, wins in beaten.items():
+        assert found[steps]["comparisons"] == len(wins)
+        assert found[steps]["beaten"] == pytest.approx(np.mean(wins), abs=1e-6)
+        assert found[steps]["beaten_low"] <= found[steps]["beaten"] <= found[steps]["beaten_high"]
 
 
 def test_moments_of_one_song_are_asked_both_ways_and_no_more(music) -> None:

@@ -14,7 +14,7 @@ import yaml
 import phalar.evaluate
 import phalar.render
 from phalar import params
-from phalar.evaluate import hearing, stage
+from phalar.evaluate import beats, hearing, probes, stage
 from phalar.evaluate.measure import measure
 from phalar.evaluate.retrieval import read_trials
 from phalar.model import ModelConfig, build_model, save_model
@@ -38,6 +38,8 @@ def line(tmp_path_factory, tiny_songs):
         "trial_candidates": [2, 4],
     }
     raw["evaluate"] |= {"clip_s": 1.5, "bootstrap": 200, "sensitivity_pairs": 4}
+    raw["evaluate"]["beats"] |= {"songs": 2, "seconds": 1.0}
+    raw["evaluate"]["chords"] |= {"seconds": 6.0, "window_s": 1.0}
     (root / "params.yaml").write_text(yaml.safe_dump(raw))
     settings = params.load(root / "params.yaml")
     paths = params.Paths(root / "data")
@@ -47,8 +49,10 @@ def line(tmp_path_factory, tiny_songs):
     save_model(model, paths.train)
     (paths.train / "history.csv").write_text("step,loss\n10,3.0\n20,2.5\n")
     (paths.train / "validation.csv").write_text("step,bands,mean\n20,0.5,0.5\n")
-    phalar.evaluate.run(settings, paths)
-    return settings, paths
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beats, "TEMPI_BPM", (90, 120, 150))
+        phalar.evaluate.run(settings, paths)
+        yield settings, paths
 
 
 def test_metrics_have_the_promised_form(line) -> None:
@@ -65,6 +69,48 @@ def test_metrics_have_the_promised_form(line) -> None:
                 assert 0 <= found["low"] <= found["top1"] <= found["high"] <= 1
                 assert found["trials"] == PAIRS
     assert metrics["baselines"]["chance"][SOURCE]["paper"]["4"]["top1"] == 1 / 4
+
+
+def test_metrics_say_what_whole_pieces_say(line) -> None:
+    _, paths = line
+    metrics = json.loads((paths.evaluate / "metrics.json").read_text())
+    assert set(metrics) == {"retrieval", "baselines", "beats", "chords"}
+    tracked, probed = metrics["beats"][SOURCE], metrics["chords"][SOURCE]
+    assert set(tracked) == {"model", "flux", "fixed", "pieces", "songs"}
+    assert set(tracked["model"]) == {"f1", "low", "high", "cmlt", "amlt"}
+    assert (tracked["pieces"], tracked["songs"]) == (2, 2)
+    assert set(probed) == {"recording", "piece", "recordings", "pieces", "windows", "left_out"}
+    assert probed["windows"] == 5 * 6
+    # All tiny songs are in C: whoever answers so is right.
+    assert probed["piece"]["majority"]["accuracy"] == 1
+    details = json.loads((paths.evaluate / "details.json").read_text())
+    assert details[SOURCE]["paper"]["key"].keys() == {"0"}
+
+
+def test_music_that_is_not_there_is_named_with_what_to_do(line) -> None:
+    settings, paths = line
+    known = probes.held_out(settings, paths)
+    chosen = settings.evaluate
+    asked = probes.for_beats(known | {"slakh2100": []}, chosen.beats, paths.root.parent)
+    assert list(asked.pieces) == [SOURCE]
+    assert "put GTZAN's sound and the beats" in asked.missing["GTZAN"]
+    assert "no held-out track of it is here that says where" in asked.missing["slakh2100"]
+    asked = probes.for_chords({SOURCE: known[SOURCE][:1]}, chosen.chords, paths.root.parent)
+    assert asked.pieces == {}
+    assert "https://zenodo.org/records/3371780" in asked.missing["GuitarSet"]
+    assert asked.missing[SOURCE] == "its held-out tracks are of one piece, and none can be held out"
+    text = (paths.evaluate / "report.html").read_text()
+    for name in ("GTZAN", "GuitarSet"):
+        assert f"{name} is not among them: " in text
+    folder = chosen.beats.model_copy(update={"gtzan": "away"})
+    with pytest.raises(ValueError, match="away: no such folder; put GTZAN's sound"):
+        probes.for_beats(known, folder, paths.root.parent)
+
+
+def test_probes_that_are_null_are_left_out(line) -> None:
+    settings, paths = line
+    none = settings.evaluate.model_copy(update={"beats": None, "chords": None})
+    assert probes.probe(stage.load_model(paths.train), {}, none, paths.root) == ({}, {})
 
 
 def test_second_run_writes_the_same_metrics(line) -> None:

@@ -158,5 +158,7 @@ def _shrink(values: dict[str, Any]) -> None:
     train["optimiser"]["warmup_steps"] = 1
     train["validate"] |= {"every_steps": 2, "pairs": 8, "candidates": 4, "clip_s": 1.0}
     values["evaluate"] |= {"clip_s": 2.0, "bootstrap": 100, "sensitivity_pairs": 2}
+    values["evaluate"]["beats"] = None
+    values["evaluate"]["chords"] |= {"seconds": 8.0, "window_s": 1.0}
     # A model of four steps cannot be better than chance.
     values["register"]["gate_times_chance"] = 0.0

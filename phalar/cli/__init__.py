@@ -13,6 +13,7 @@ import typer
 import phalar
 from phalar.cli import (
     beats,
+    chords,
     compare,
     embed,
     import_checkpoint,
@@ -36,6 +37,7 @@ COMMANDS = (
     compare,
     listening,
     beats,
+    chords,
     lineage,
     withdraw,
     promote,

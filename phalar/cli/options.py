@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -12,7 +12,10 @@ import phalar
 
 if TYPE_CHECKING:
     from phalar.model import Phalar
+    from phalar.params.types import Strict
     from phalar.search import Index
+
+Section = TypeVar("Section", bound="Strict")
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
@@ -61,6 +64,21 @@ def need_files(*files: Path) -> None:
     for file in files:
         if not file.is_file():
             raise WrongUseError(f"{file}: no such file")
+
+
+def replace(section: Section | None, name: str, **options: float | Path | None) -> Section:
+    """Put what the command line says in the place of values of a section of params.yaml.
+
+    A path of the command line starts where the shell is.
+    """
+    if section is None:
+        raise WrongUseError(f"{name}: is null in params.yaml; give its values there")
+    said = {
+        key: str(value.resolve()) if isinstance(value, Path) else value
+        for key, value in options.items()
+        if value is not None
+    }
+    return section.model_validate(section.model_dump() | said)
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ Letters: M metronomes, W windows, N samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from phalar import progress
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.evaluate import hearing
 from phalar.evaluate.bootstrap import Bootstrap
+from phalar.evaluate.measure import DIGITS
 from phalar.evaluate.pieces import Piece
 from phalar.model import Phalar
 
@@ -37,6 +38,8 @@ KEPT_DEVIATIONS = 3.0
 OPENING = (3, 3)
 TIGHTNESS = 100.0
 """How much a beat's distance from the expected one costs, in squared log intervals."""
+WOODBLOCK, LOUD = 76, 110
+"""Key of General MIDI's drum kit, and velocity."""
 SLOWEST_BPM, FASTEST_BPM, USUAL_BPM = 40.0, 240.0, 120.0
 
 
@@ -197,24 +200,42 @@ def judge_track(
     return {name: asdict(judge(beats_s, times)) for name, times in found.items()}
 
 
-def judge_pieces(
-    pieces: list[Piece],
+def stroke() -> Waves:
+    """One stroke of a woodblock by the synthesiser of the embedded sources, (N,).
+
+    Raises
+    ------
+    OSError
+        The synthesiser is not installed.
+    """
+    try:
+        from phalar.sources import synth
+    except ImportError as error:
+        raise OSError(
+            f"a metronome needs the synthesiser ({error}); `pip install 'phalar[embedded]'`"
+        ) from error
+    from phalar.sources.scores import DRUM_KIT, Note, Part
+
+    played = Part(DRUM_KIT, [Note(0.0, 0.1, WOODBLOCK, LOUD)], [])
+    wave = synth.sound_part(played, cents=0.0, seconds=0.5)
+    return np.asarray(0.5 * wave / np.abs(wave).max(), dtype=np.float32)
+
+
+def judge_sources(
+    asked: Mapping[str, list[Piece]],
     model: Phalar,
     *,
-    stroke: Waves,
     seconds: float,
     draw: Callable[[list[str]], Bootstrap],
-) -> dict[str, Any]:
+) -> dict[str, dict[str, Any]]:
     """Track the beats of pieces, and take the mean over them with its interval over songs.
 
     Parameters
     ----------
-    pieces : list of Piece
-        Of one source.
+    asked : mapping of str to list of Piece
+        By source; with beats.
     model : Phalar
         In evaluation mode.
-    stroke : float32 array [shape=(N,)]
-        What the metronomes strike.
     seconds : float
         How much of each piece is heard, from its start.
     draw : callable
@@ -223,27 +244,37 @@ def judge_pieces(
     Returns
     -------
     dict
-        `model`, `flux` and `fixed` (see `judge_track`), each with `f1`, `cmlt`, `amlt` and the ends
-        of the interval of F1, `low` and `high`; `pieces` and `songs`.
+        By source `model`, `flux` and `fixed` (see `judge_track`), each with `f1`, `cmlt`, `amlt`
+        and the ends of the interval of F1, `low` and `high`; `pieces` and `songs`.
     """
+    if not asked:
+        return {}
     embed, score = (
         partial(hearing.embed, model, pad="right"),
         partial(hearing.score_embedded, model),
     )
-    strokes = embed(np.stack([metronome(bpm, stroke) for bpm in TEMPI_BPM]))
-    found: dict[str, list[dict[str, float]]] = {}
-    with progress.track(len(pieces), "beats", unit="pieces") as tick:
-        for piece in pieces:
-            wave = piece.load()[: round(seconds * SAMPLE_RATE_HZ)]
-            true_s = piece.beats_s[piece.beats_s < len(wave) / SAMPLE_RATE_HZ]
-            judged = judge_track(wave, true_s, embed=embed, score=score, metronomes=strokes)
-            for name, figures in judged.items():
-                found.setdefault(name, []).append(figures)
-            tick()
-    bootstrap = draw([piece.song for piece in pieces])
+    struck = stroke()
+    metronomes = embed(np.stack([metronome(bpm, struck) for bpm in TEMPI_BPM]))
+    judge = partial(judge_track, embed=embed, score=score, metronomes=metronomes)
+    found = {}
+    with progress.track(sum(map(len, asked.values())), "beats", unit="pieces") as tick:
+        for source, pieces in asked.items():
+            rows = []
+            for piece in pieces:
+                wave = piece.load()[: round(seconds * SAMPLE_RATE_HZ)]
+                true_s = np.asarray(piece.beats_s, dtype=np.float64)
+                rows.append(judge(wave, true_s[true_s < len(wave) / SAMPLE_RATE_HZ]))
+                tick()
+            found[source] = _means(rows, draw([piece.song for piece in pieces]))
+    return found
+
+
+def _means(rows: list[dict[str, dict[str, float]]], bootstrap: Bootstrap) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for name, rows in found.items():
-        low, high = bootstrap.mean(np.array([row["f1"] for row in rows]))
-        means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-        result[name] = means | {"low": low, "high": high}
-    return result | {"pieces": len(pieces), "songs": bootstrap.songs}
+    for name in rows[0]:
+        own = {key: np.array([row[name][key] for row in rows]) for key in rows[0][name]}
+        low, high = bootstrap.mean(own["f1"])
+        figures = {key: float(values.mean()) for key, values in own.items()}
+        figures |= {"low": low, "high": high}
+        result[name] = {key: round(value, DIGITS) for key, value in figures.items()}
+    return result | {"pieces": len(rows), "songs": bootstrap.songs}

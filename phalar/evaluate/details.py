@@ -6,7 +6,7 @@ Letters: N pairs, T trials, K candidates of a trial.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from phalar.evaluate import retrieval
+from phalar.evaluate import keys, retrieval
 from phalar.evaluate.bootstrap import Bootstrap
 from phalar.evaluate.measure import DIGITS, Group
 from phalar.evaluate.retrieval import Floats, Integers, Trials
@@ -25,6 +25,8 @@ FEW_STEMS = 4
 """Sub-mixes of so many stems or more are one group."""
 TEMPO_EDGES = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4)
 """Ratios of two tempi, the faster over the slower, up to an octave: where groups begin."""
+KEY_EDGES = tuple(range(keys.FARTHEST_FIFTHS + 1))
+"""Steps between two keys on the circle of fifths: each is a group."""
 SEVERAL = "several"
 
 Found = dict[str, Any]
@@ -42,11 +44,15 @@ class Facts:
     targets: tuple[str, ...]
     """Families of the positive's instruments, each once, sorted."""
     tempo_bpm: float | None
+    sharps: int | None
+    """Place of the track's key on the circle of fifths, 0..11."""
 
 
-def read_facts(folder: Path, split: str) -> dict[int, Facts]:
-    """Read what is known of a split's pairs, by their number."""
-    columns = ["pair", "song", "anchor_stems", "tempo_bpm"]
+def read_facts(
+    folder: Path, split: str, sharps_of: Mapping[tuple[str, str], int]
+) -> dict[int, Facts]:
+    """Read what is known of a split's pairs, by their number; sharps are by source and track."""
+    columns = ["pair", "source", "track", "song", "anchor_stems", "tempo_bpm"]
     columns += [f"{side}_instruments" for side in ("anchor", "positive")]
     table = pq.read_table(
         folder / "pairs.parquet", columns=columns, filters=[("split", "=", split)]
@@ -58,6 +64,7 @@ def read_facts(folder: Path, split: str) -> dict[int, Facts]:
             asks=tuple(sorted(set(row["anchor_instruments"]))),
             targets=tuple(sorted(set(row["positive_instruments"]))),
             tempo_bpm=row["tempo_bpm"],
+            sharps=sharps_of.get((row["source"], row["track"])),
         )
         for row in table.to_pylist()
     }
@@ -82,9 +89,10 @@ def measure_details(
     dict
         By source and protocol: `trials.<K>.<asks>` with top-1, recall@5, mean reciprocal rank and
         median rank; for all draws of pairs also `all.<asks>.<same_song>` with recall@1, 5 and 10
-        among all pairs, top-1 in groups (`instruments`, `stems`), `tempo` and `confusion`. `asks`
-        is the side that looks for its other, anchor or positive; `same_song` is with or without
-        candidates of the own song. Each figure is followed by its 95 % interval.
+        among all pairs, top-1 in groups (`instruments`, `stems`), the share of
+        other songs' stems that are beaten by their distance (`tempo`, `key`), and `confusion`.
+        `asks` is the side that looks for its other, anchor or positive; `same_song` is with or
+        without candidates of the own song. Each figure is followed by its 95 % interval.
     """
 
     def draw(songs: list[str]) -> Bootstrap:
@@ -107,7 +115,8 @@ def measure_details(
                 "candidates": largest.candidates,
                 "instruments": _by(hits, largest, known, lambda pair: pair.targets, draw),
                 "stems": _by(hits, largest, known, lambda pair: (_few(pair.stems),), draw),
-                "tempo": _by_tempo(group.scores, known),
+                "tempo": _by_tempo(group.scores, known, draw),
+                "key": _by_key(group.scores, known, draw),
                 "confusion": _confusion(group.scores, largest, known),
             }
         found.setdefault(first.source, {})[first.protocol] = entry
@@ -195,7 +204,7 @@ def _by(
     return found
 
 
-def _by_tempo(scores: Floats, known: list[Facts]) -> Found:
+def _by_tempo(scores: Floats, known: list[Facts], draw: Callable[[list[str]], Bootstrap]) -> Found:
     """How often a stem of another song loses to the true one, by how far apart their tempi are.
 
     Half and double tempo count as the same. Pairs of unknown tempo are left out.
@@ -203,17 +212,39 @@ def _by_tempo(scores: Floats, known: list[Facts]) -> Found:
     tempo = np.array([pair.tempo_bpm or np.nan for pair in known], dtype=np.float64)
     octaves = np.log2(tempo[:, None] / tempo)
     ratio = 2 ** np.abs(octaves - np.round(octaves))
-    songs = np.unique([pair.song for pair in known], return_inverse=True)[1]
-    counted = np.isfinite(ratio) & (songs[:, None] != songs)
+    return _by_distance(scores, known, ratio, TEMPO_EDGES, draw)
+
+
+def _by_key(scores: Floats, known: list[Facts], draw: Callable[[list[str]], Bootstrap]) -> Found:
+    """Tell the same by steps on the circle of fifths: of relative keys 0, of C and F sharp 6.
+
+    The key is the whole track's, as the tempo is. Pairs of unknown key are left out.
+    """
+    sharps = np.array([np.nan if pair.sharps is None else pair.sharps for pair in known])
+    steps = keys.fifths_apart(sharps[:, None], sharps)
+    return _by_distance(scores, known, steps, KEY_EDGES, draw)
+
+
+def _by_distance(
+    scores: Floats,
+    known: list[Facts],
+    distance: Floats,
+    edges: Sequence[float],
+    draw: Callable[[list[str]], Bootstrap],
+) -> Found:
+    """Share of the comparisons with other songs that the true stem wins, from edge to edge."""
+    songs = np.array([pair.song for pair in known])
+    counted = np.isfinite(distance) & (songs[:, None] != songs)
     beaten = np.diagonal(scores)[:, None] > scores
-    place = np.searchsorted(TEMPO_EDGES, ratio[counted], side="right") - 1
-    wins = np.bincount(place, beaten[counted], minlength=len(TEMPO_EDGES))
-    total = np.bincount(place, minlength=len(TEMPO_EDGES))
-    return {
-        f"{edge:g}": {"beaten": round(float(won / count), DIGITS), "comparisons": int(count)}
-        for edge, won, count in zip(TEMPO_EDGES, wins, total, strict=True)
-        if count
-    }
+    place = np.where(counted, np.searchsorted(edges, distance, side="right") - 1, -1)
+    found: Found = {}
+    for number, edge in enumerate(edges):
+        if (here := place == number).any():
+            own = beaten[here] * 1.0
+            bootstrap = draw(np.repeat(songs, here.sum(axis=1)).tolist())
+            entry = _with_ends("beaten", float(own.mean()), bootstrap.mean(own))
+            found[f"{edge:g}"] = entry | {"comparisons": len(own), "songs": bootstrap.songs}
+    return found
 
 
 def _confusion(scores: Floats, trials: Trials, known: list[Facts]) -> dict[str, dict[str, int]]:

@@ -112,7 +112,7 @@ def embed(model: Phalar, waves: NDArray[np.float32], *, pad: Pad = "both") -> Fl
 
     # Windows of one piece overlap: what is copied is a batch, never all of them.
     parts = (
-        torch.from_numpy(np.ascontiguousarray(waves[first : first + size]))
+        torch.from_numpy(np.array(waves[first : first + size], order="C"))
         for first in range(0, len(waves), size)
     )
     return np.concatenate(list(_in_threads(one, parts)))

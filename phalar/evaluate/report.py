@@ -57,6 +57,10 @@ class Extra:
     """Rows of `sensitivity`; may be none."""
     songs: dict[int, str]
     """The song of each pair."""
+    probed: dict[str, Any]
+    """Of `probes.probe`: `beats` and `chords` by source."""
+    missing: dict[str, dict[str, str]]
+    """What to do for data that those lack, by their name."""
 
 
 def page(params: Params, paths: Paths, measured: Measured, extra: Extra, *, split: str) -> str:
@@ -99,6 +103,8 @@ def page(params: Params, paths: Paths, measured: Measured, extra: Extra, *, spli
         sensitivities=_in_page(plots.sensitivities(extra.sensitivity, UNITS))
         if extra.sensitivity
         else {},
+        probed=extra.probed,
+        missing=extra.missing,
         training=_in_page(_training(paths)),
         data=_data(paths),
         model=facts,

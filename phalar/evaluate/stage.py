@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from phalar import calibration, progress
-from phalar.evaluate import hearing, plots, ranks, report
+from phalar.evaluate import hearing, keys, plots, probes, ranks, report
 from phalar.evaluate.bootstrap import Bootstrap
 from phalar.evaluate.details import measure_details, read_facts
 from phalar.evaluate.measure import DIGITS, MODEL, Measured, measure
@@ -39,22 +39,26 @@ def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
     """Evaluate what training exported; see `phalar.evaluate.run`."""
     model = load_model(paths.train)
     measured = _measure(model, params, paths)
-    details = measure_details(measured.groups, read_facts(paths.render, SPLIT), params.evaluate)
+    known = probes.held_out(params, paths)
+    sharps = keys.sharps_of([piece for listed in known.values() for piece in listed])
+    facts = read_facts(paths.render, SPLIT, sharps)
+    details = measure_details(measured.groups, facts, params.evaluate)
     changed = list(_sensitivity(model, params, paths))
-    metrics = {"retrieval": measured.retrieval, "baselines": measured.baselines}
+    probed, missing = probes.probe(model, known, params.evaluate, paths.root.parent)
+    metrics = {"retrieval": measured.retrieval, "baselines": measured.baselines, **probed}
     paths.evaluate.mkdir(parents=True, exist_ok=True)
     _write(paths.evaluate / DETAILS, json.dumps(details, indent=1) + "\n")
     _write(paths.evaluate / SENSITIVITY, _csv(changed, COLUMNS))
     _write(paths.evaluate / CURVE, _curve(measured))
     _write(paths.evaluate / PLOT, plots.on_white(plots.overview(measured)))
-    extra = report.Extra(details, changed, read_songs(paths.render))
+    extra = report.Extra(details, changed, read_songs(paths.render), probed, missing)
     _write(paths.evaluate / REPORT, report.page(params, paths, measured, extra, split=SPLIT))
     ranks.write(paths.evaluate / ranks.RANKS, _ranks(measured, params, paths))
     scores = mismatched_scores(measured, read_songs(paths.render))
     calibration.write(calibration.measure(scores, str(model.sha256)), paths.evaluate)
     # Last: where it is, the rest is.
     _write(paths.evaluate / METRICS, json.dumps(metrics, indent=1) + "\n")
-    for line in _lines(measured):
+    for line in (*_lines(measured), *probes.lines(missing)):
         logger.info("%s", line)
     return metrics
 

@@ -25,7 +25,14 @@ from phalar.params.data import (
     Splits,
 )
 from phalar.params.paths import Paths
-from phalar.params.results import Evaluate, Promote, Register, Tracking
+from phalar.params.results import (
+    Evaluate,
+    EvaluateBeats,
+    EvaluateChords,
+    Promote,
+    Register,
+    Tracking,
+)
 from phalar.params.train import (
     Augment,
     Noise,
@@ -45,6 +52,8 @@ __all__ = [
     "DownloadOwn",
     "DownloadWhole",
     "Evaluate",
+    "EvaluateBeats",
+    "EvaluateChords",
     "Fetch",
     "Noise",
     "Noises",

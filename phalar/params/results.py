@@ -9,6 +9,32 @@ from pydantic import Field
 from phalar.params.types import Positive, PositiveFloat, Seed, Strict
 
 
+class EvaluateBeats(Strict):
+    """Zero-shot beat tracking of whole pieces."""
+
+    songs: Positive
+    """Held-out songs of each source."""
+    seconds: PositiveFloat
+    """Heard of each, from its start; a second is 50 windows."""
+    gtzan: str | None
+    """Folder with GTZAN and its `*.beats`, or null; a relative path starts at this file."""
+
+
+class EvaluateChords(Strict):
+    """The linear chord probe."""
+
+    seconds: PositiveFloat
+    """Heard of each held-out recording, from its start."""
+    window_s: Annotated[float, Field(ge=0.5)]
+    """What an embedding is of."""
+    hop_s: Annotated[float, Field(ge=0.02)]
+    """From window to window; the paper's is 0.02."""
+    epochs: Positive
+    """How often the probe sees each window; the paper's is 10."""
+    guitarset: str | None
+    """Folder with GuitarSet's annotations and microphone recordings, or null, likewise."""
+
+
 class Evaluate(Strict):
     """The evaluate stage."""
 
@@ -19,6 +45,10 @@ class Evaluate(Strict):
     """Resamples of the songs behind each 95 % interval."""
     sensitivity_pairs: Annotated[int, Field(ge=0)]
     """Pairs of each source whose stems are shifted, detuned and so on; 0 for none."""
+    beats: EvaluateBeats | None
+    """Null for none."""
+    chords: EvaluateChords | None
+    """Null for none."""
 
 
 class Promote(Strict):

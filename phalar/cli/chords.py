@@ -1,0 +1,90 @@
+"""`phalar chords`: how much of the harmony one linear layer reads from a model's embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from phalar.cli.options import TRAINED, Json, Model, load, need_files, print_json, replace
+
+NAMES = ("model", "chroma", "shuffled", "majority")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(chords)
+
+
+def chords(
+    model: Model = TRAINED,
+    heard: Annotated[
+        float | None,
+        typer.Option("--seconds", min=1, help="Of each recording, if not as params say."),
+    ] = None,
+    hop: Annotated[
+        float | None,
+        typer.Option(min=0.02, help="Seconds from window to window; the paper's 0.02."),
+    ] = None,
+    window: Annotated[float | None, typer.Option(min=0.5, help="Seconds of a window.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="How often the probe sees each window.")
+    ] = None,
+    guitarset: Annotated[
+        Path | None, typer.Option(help="A folder with GuitarSet's *.jams and *_mic.wav.")
+    ] = None,
+    params: Annotated[Path, typer.Option(help="Of the project with the sources.")] = Path(
+        "params.yaml"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Probe chords by one linear layer, beside chroma, shuffled labels and the majority."""
+    from phalar import params as parameters
+    from phalar.evaluate import probes
+
+    need_files(params)
+    project = parameters.load(params)
+    settings = replace(
+        project.evaluate.chords,
+        "evaluate.chords",
+        seconds=heard,
+        hop_s=hop,
+        window_s=window,
+        epochs=epochs,
+        guitarset=guitarset,
+    )
+    known = probes.held_out(project, project.paths)
+    asked = probes.for_chords(known, settings, params.parent)
+    found = probes.judge_chords(asked, load(model), settings, project.evaluate)
+    if as_json:
+        print_json(found)
+        return
+    table = Table("source", "held out by", "probe of", "accuracy", "95 %", "majmin", "root", "of")
+    for source, judged in found.items():
+        for way in ("recording", "piece"):
+            for name in NAMES:
+                row = judged[way][name]
+                figures = (f"{row[key]:.3f}" for key in ("majmin", "root"))
+                interval = f"{row['low']:.2f}..{row['high']:.2f}"
+                table.add_row(
+                    source,
+                    way,
+                    name,
+                    f"{row['accuracy']:.3f}",
+                    interval,
+                    *figures,
+                    str(judged[f"{way}s"]),
+                )
+    console = Console(highlight=False)
+    console.print(table)
+    for source, judged in found.items():
+        if judged["left_out"]:
+            qualities = ", ".join(f"{name} {count}" for name, count in judged["left_out"].items())
+            console.print(
+                f"{source}: {judged['windows']} windows, left out by quality: {qualities}"
+            )
+    for line in probes.lines({"chords": asked.missing}):
+        console.print(line)
