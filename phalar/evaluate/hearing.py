@@ -90,13 +90,20 @@ def hear(model: Phalar, folder: Path, *, split: str, wanted: Integers, clip_s: f
         }
         return {name: values.reshape(-1, 2, *values.shape[1:]) for name, values in known.items()}
 
-    done: list[dict[str, Floats]] = []
     batches = read_pairs(folder, split, clip_s=clip_s, batch_pairs=size, wanted=pairs)
+    # Each answer is copied into its place at once: kept as it came, it would lie between the large
+    # arrays of its thread, and none of their memory could be given back.
+    joined: dict[str, Floats] = {}
+    first = 0
     with progress.track(len(pairs), "evaluate", unit="pairs") as tick:
         for found in _in_threads(one, batches):
-            done.append(found)
-            tick(len(found["model"]))
-    joined = {name: np.concatenate([found[name] for found in done]) for name in done[0]}
+            heard = len(found["model"])
+            for name, values in found.items():
+                if name not in joined:
+                    joined[name] = np.empty((len(pairs), *values.shape[1:]), values.dtype)
+                joined[name][first : first + heard] = values
+            first += heard
+            tick(heard)
     return Heard(pairs, {name: (both[:, 0], both[:, 1]) for name, both in joined.items()})
 
 

@@ -162,19 +162,24 @@ def changes(probe: Probe, seed: int) -> Iterator[tuple[str, float, Waves, Places
 
 def shift_pitch(waves: Waves, semitones: float) -> Waves:
     """Shift the pitch and keep the tempo: stretch by a phase vocoder, then play faster, (P, N)."""
-    ratio = 2 ** (semitones / 12)
+    out = np.zeros_like(waves)
+    # One at a time: the spectra of all would take far more memory than their sound.
+    for clip, wave in zip(out, waves, strict=True):
+        played = _play_shifted(wave, 2 ** (semitones / 12))[: len(clip)]
+        clip[: len(played)] = played
+    return out
+
+
+def _play_shifted(wave: Waves, ratio: float) -> Waves:
+    """Multiply all frequencies of a clip; it may come out some samples longer or shorter."""
     window = torch.hann_window(FFT_SAMPLES)
     spectrum = torch.stft(
-        torch.from_numpy(waves), FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True
+        torch.from_numpy(wave), FFT_SAMPLES, HOP_SAMPLES, window=window, return_complex=True
     )
-    advance = torch.linspace(0, torch.pi * HOP_SAMPLES, spectrum.shape[1])[:, None]
+    advance = torch.linspace(0, torch.pi * HOP_SAMPLES, len(spectrum))[:, None]
     stretched = torchaudio.functional.phase_vocoder(spectrum, 1 / ratio, advance)
     longer = torch.istft(stretched, FFT_SAMPLES, HOP_SAMPLES, window=window).numpy()
-    played = soxr.resample(longer.T, SAMPLE_RATE_HZ * ratio, SAMPLE_RATE_HZ).T
-    out = np.zeros_like(waves)
-    samples = min(played.shape[1], waves.shape[1])
-    out[:, :samples] = played[:, :samples]
-    return out
+    return np.asarray(soxr.resample(longer, SAMPLE_RATE_HZ * ratio, SAMPLE_RATE_HZ))
 
 
 def add_noise(waves: Waves, snr_db: float, numbers: list[int], seed: int) -> Waves:
