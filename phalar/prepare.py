@@ -13,14 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
-from phalar import download, fingerprint, pool, progress, publish, sources, tracks
+from phalar import pool, progress, publish, receipt, sources, tracks
 from phalar.audio import SAMPLE_RATE_HZ
-from phalar.params import Params, PrepareRecorded, Splits, digest
+from phalar.params import Params, Splits, digest
 from phalar.sources import Entry, Job, Unwanted
-from phalar.sources.recorded import Recording
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +111,7 @@ def plan(
         Tracks whose files cannot be used.
     """
     module, folder = sources.load(source), params.paths.download(source)
-    checksums = {file["path"]: file["sha256"] for file in download.read_receipt(folder)["files"]}
+    checksums = {file["path"]: file["sha256"] for file in receipt.read_receipt(folder)["files"]}
     entries = module.find(folder, getattr(params.prepare, source))
     pieces = list(dict.fromkeys(entry.files for entry in entries))
     for path in (path for files in pieces for path in files):
@@ -150,14 +148,9 @@ def plan(
 
 def _split(params: Params, source: str, entry: Entry, scan: Any, song: str) -> str:
     """Keep a published split; else draw one by artist where that is known, else by song."""
-    match entry.split, scan:
-        case str(listed), _:
-            return listed
-        case _, Recording(split=str(published)):
-            return published
-        case _, Recording(artist=str(artist)):
-            return split_of(source, artist, params.prepare.split)
-    return split_of(source, song, params.prepare.split)
+    if published := entry.split or getattr(scan, "split", None):
+        return str(published)
+    return split_of(source, getattr(scan, "artist", None) or song, params.prepare.split)
 
 
 def split_of(source: str, song: str, split: Splits) -> str:
@@ -185,14 +178,13 @@ def make_track(task: tuple[Job, Any], *, params: Params, aside: Path) -> Kept | 
     if not path.exists():
         folder, section = params.paths.download(source), getattr(params.prepare, source)
         try:
-            track = sources.load(source).make(job, scan, folder, section)
+            module: Any = sources.load(source)
+            track = module.make(job, scan, folder, section)
             table = tracks.to_table(track)
         except (Unwanted, ValueError) as error:
             return Dropped(name, str(error), bad=not isinstance(error, Unwanted))
-        if isinstance(section, PrepareRecorded):
-            mix = np.sum([stem.audio for stem in track.stems], axis=0)
-            heard = {"notes": track.notes, "sketch": fingerprint.sketch(mix).tolist()}
-            path.with_suffix(".json").write_text(json.dumps(heard))
+        if hasattr(module, "hear"):
+            path.with_suffix(".json").write_text(json.dumps(module.hear(track)))
         tracks.write_tables(path, [table])
     rows = pq.read_table(path, columns=["instrument", "samples"]).to_pylist()
     seconds = rows[0]["samples"] / SAMPLE_RATE_HZ
@@ -209,7 +201,7 @@ def open_aside(params: Params, source: str) -> Path:
         "seed": params.prepare.seed,
         "split": digest(params.prepare.split),
         "section": digest(getattr(params.prepare, source)),
-        "receipt": download.read_receipt(params.paths.download(source)),
+        "receipt": receipt.read_receipt(params.paths.download(source)),
         "code": hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest(),
     }
     text = json.dumps(key)
@@ -256,9 +248,13 @@ def finish(
         for number, first in enumerate(range(0, len(members), TRACKS_A_FILE))
     ]
     _mapped(mapper, partial(join, aside=aside), files, f"join {source}", unit="files")
-    section = getattr(params.prepare, source)
-    if isinstance(section, PrepareRecorded):
-        _write_findings(whole / FINDINGS, aside, kept, section)
+    module: Any = sources.load(source)
+    if hasattr(module, "findings"):
+        notes = {track.track: _track_file(aside, track.track) for track in kept}
+        heard = {name: json.loads(p.with_suffix(".json").read_text()) for name, p in notes.items()}
+        places = {track.track: track.split for track in kept}
+        found = module.findings(heard, places, getattr(params.prepare, source))
+        (whole / FINDINGS).write_text(json.dumps(found, indent=1) + "\n")
     (whole / REPORT).write_text(json.dumps(asdict(summary), indent=1) + "\n")
     if params.prepare.store:
         names, uri = [name for name, _ in files], f"{params.prepare.store}/{source}"
@@ -277,24 +273,6 @@ def join(file: tuple[str, list[str]], *, aside: Path) -> None:
     name, members = file
     tables = (pq.read_table(_track_file(aside, track)) for track in members)
     tracks.write_tables(aside / "whole" / name, tables)
-
-
-def _write_findings(path: Path, aside: Path, kept: list[Kept], section: PrepareRecorded) -> None:
-    """Write what was done to tracks, and which of different splits sound alike."""
-    heard = {
-        track.track: json.loads(_track_file(aside, track.track).with_suffix(".json").read_text())
-        for track in kept
-    }
-    sketches = {name: np.asarray(found["sketch"], np.uint32) for name, found in heard.items()}
-    splits = {track.track: track.split for track in kept}
-    duplicates = [
-        {"tracks": [a, b], "splits": [splits[a], splits[b]], "share": round(share, 3)}
-        for a, b, share in fingerprint.alike(sketches, splits, least=section.duplicate)
-    ]
-    for found in duplicates:
-        logger.warning("prepare: sound alike across splits: %s", found)
-    notes = {name: found["notes"] for name, found in heard.items() if found["notes"]}
-    path.write_text(json.dumps({"near_duplicates": duplicates, "notes": notes}, indent=1) + "\n")
 
 
 def _aside(params: Params, source: str) -> Path:

@@ -21,6 +21,7 @@ STAGES = ("download", "prepare", "render", "train", "evaluate", "register")
 
 SOURCES = yaml.safe_load((ROOT / "params.yaml").read_text())["sources"]
 EVERY_SOURCE = tuple(sources.SOURCES)
+NEEDS = ROOT / "phalar/sources/needs"
 
 UNTRACKED_PARAMS = {
     # They change how fast and how often, never what comes out.
@@ -136,10 +137,18 @@ def code_of(name: str, source: str) -> set[Path]:
     return found - {*python_files("phalar/params"), ROOT / "phalar/__init__.py"}
 
 
+def deps_of(name: str, source: str) -> list[Path]:
+    """Paths that a stage depends on; links of a source's needs as what they lead to."""
+    deps = [ROOT / dep.replace("${item}", source) for dep in stage(name)["deps"]]
+    needs = [dep for dep in deps if dep.parent == NEEDS]
+    links = [link.resolve() for folder in needs for link in sorted(folder.iterdir())]
+    return [dep for dep in deps if dep not in needs] + links
+
+
 @pytest.mark.parametrize("name", STAGES)
 @pytest.mark.parametrize("source", EVERY_SOURCE)
 def test_deps_cover_all_code_that_a_stage_runs(name: str, source: str) -> None:
-    deps = [ROOT / dep.replace("${item}", source) for dep in stage(name)["deps"]]
+    deps = deps_of(name, source)
     uncovered = {
         path.relative_to(ROOT).as_posix()
         for path in code_of(name, source)
@@ -149,16 +158,20 @@ def test_deps_cover_all_code_that_a_stage_runs(name: str, source: str) -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_deps_name_no_code_that_a_stage_does_not_run(name: str) -> None:
-    code = set().union(*(code_of(name, source) for source in EVERY_SOURCE))
-    deps = [dep for dep in stage(name)["deps"] if dep.startswith("phalar/")]
-    unused = {
-        dep
-        for dep in deps
-        if not any(path.is_relative_to(ROOT / dep.replace("${item}", SOURCES[0])) for path in code)
-    }
-    assert unused == set()
-    assert len(deps) == len(set(deps))
+@pytest.mark.parametrize("source", EVERY_SOURCE)
+def test_deps_name_no_code_that_a_stage_does_not_run(name: str, source: str) -> None:
+    code = code_of(name, source)
+    deps = [dep for dep in deps_of(name, source) if dep.is_relative_to(ROOT / "phalar")]
+    assert {dep for dep in deps if not any(path.is_relative_to(dep) for path in code)} == set()
+    listed = stage(name)["deps"]
+    assert len(listed) == len(set(listed))
+
+
+def test_the_needs_of_a_source_are_links_under_the_names_of_modules() -> None:
+    assert {folder.name for folder in NEEDS.iterdir()} == set(EVERY_SOURCE)
+    for link in NEEDS.glob("*/*"):
+        assert link.is_symlink()
+        assert link.resolve().name == f"{link.name}.py"
 
 
 def test_the_library_does_not_know_who_runs_it() -> None:

@@ -41,7 +41,8 @@ class Line:
         for name in listed.stdout.splitlines():
             if (ROOT / name).is_file() and name != "dvc.lock":
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
+                # A link stays one: a source's needs are links to modules.
+                shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
         subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
         self.change(_shrink)
 

@@ -12,18 +12,12 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from phalar.params import Download
 from phalar.tracks import Track
 
-SOURCES = {
-    "chorales": "phalar.sources.chorales",
-    "bands": "phalar.sources.bands",
-    "slakh2100": "phalar.sources.slakh2100",
-    "cocochorales": "phalar.sources.cocochorales",
-    "moisesdb": "phalar.sources.moisesdb",
-    "musdb18hq": "phalar.sources.musdb18hq",
-    "folder": "phalar.sources.folder",
-}
-"""A new source is a module with what `Source` names, a line here, and sections in params.yaml."""
+SOURCES = {name: f"phalar.sources.{name}" for name in Download.model_fields if name != "fetch"}
+"""Modules by name. A new source is a module with what `Source` names, a line in `Download` and in
+`Prepare` of phalar/params/data.py, and its folder in `needs/`: nothing that other sources need."""
 
 INSTRUMENTS = (
     "piano",
@@ -131,7 +125,9 @@ class Source(Protocol):
 
     A source that comes in archives or lies in a folder of the user's has, in the place of
     `download`, `pieces(params, root) -> list[Archive | Tree]`, where `root` is the folder that the
-    user's relative paths start from.
+    user's relative paths start from, and `published.obtain`. One of recorded tracks also has
+    `recorded.hear` and `recorded.findings`, for findings.json; where a scan has a `split` or an
+    `artist`, the split goes by that.
     """
 
     LICENCE: str

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from phalar.params import DownloadCocochorales, PrepareRecorded
-from phalar.sources import Archive, Entry, recorded
+from phalar.sources import Archive, Entry, published, recorded
 from phalar.sources.recorded import Part, Recording
 
 LICENCE = "CC-BY-4.0"
@@ -45,7 +45,8 @@ MD5 = {
     "valid/10": "ded860cabdf005eafde1095ebab7787e",
 }
 
-songs, make = recorded.songs, recorded.make
+songs, make, obtain = recorded.songs, recorded.make, published.obtain
+hear, findings = recorded.hear, recorded.findings
 
 
 def pieces(params: DownloadCocochorales, root: Path) -> list[Archive]:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from phalar.params import DownloadOwn, PrepareRecorded
-from phalar.sources import INSTRUMENTS, Entry, Tree, recorded, slug
+from phalar.sources import INSTRUMENTS, Entry, Tree, published, recorded, slug
 from phalar.sources.recorded import Part, Recording
 
 LICENCE = "unknown; say it in tracks.yaml"
@@ -47,7 +47,8 @@ class About(BaseModel):
     """Family of a stem by its file name without ending; guessed from the name where not given."""
 
 
-songs, make = recorded.songs, recorded.make
+songs, make, obtain = recorded.songs, recorded.make, published.obtain
+hear, findings = recorded.hear, recorded.findings
 
 
 def pieces(params: DownloadOwn, root: Path) -> list[Tree]:

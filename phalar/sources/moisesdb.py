@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from phalar.params import DownloadOwn, PrepareMoisesdb
-from phalar.sources import Archive, Entry, Tree, recorded
+from phalar.sources import Archive, Entry, Tree, published, recorded
 from phalar.sources.recorded import Part, Recording
 
 LICENCE = "CC-BY-NC-SA-4.0"
@@ -31,7 +31,8 @@ FAMILIES = {
     "wind": "reeds",
 }
 
-songs, make = recorded.songs, recorded.make
+songs, make, obtain = recorded.songs, recorded.make, published.obtain
+hear, findings = recorded.hear, recorded.findings
 
 
 def pieces(params: DownloadOwn, root: Path) -> list[Archive | Tree]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from phalar.params import DownloadWhole, PrepareRecorded
-from phalar.sources import Archive, Entry, recorded, slug
+from phalar.sources import Archive, Entry, published, recorded, slug
 from phalar.sources.recorded import Part, Recording
 
 LICENCE = "for education and research only; most songs CC-BY-NC-SA, see the data set's page"
@@ -43,7 +43,8 @@ VALID = {
     "Young Griffo - Pennies",
 }
 
-songs, make = recorded.songs, recorded.make
+songs, make, obtain = recorded.songs, recorded.make, published.obtain
+hear, findings = recorded.hear, recorded.findings
 
 
 def pieces(params: DownloadWhole, root: Path) -> list[Archive]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from phalar import audio, tracks
+from phalar import audio, fingerprint, tracks
 from phalar.params import PrepareRecorded
 from phalar.sources import Job
 from phalar.tracks import Stem, Track
+
+logger = logging.getLogger(__name__)
 
 FULL_SCALE = 32767 / 32768
 """The loudest that 16 bits hold on both sides of zero."""
@@ -131,6 +135,36 @@ def make(job: Job, scan: Recording, folder: Path, params: PrepareRecorded) -> Tr
         title=scan.title,
         notes=notes,
     )
+
+
+def hear(track: Track) -> dict[str, Any]:
+    """Note what was done to a track, and a sketch of its sound, for `findings`."""
+    mix = np.sum([stem.audio for stem in track.stems], axis=0)
+    return {"notes": track.notes, "sketch": fingerprint.sketch(mix).tolist()}
+
+
+def findings(
+    heard: Mapping[str, dict[str, Any]], splits: Mapping[str, str], params: PrepareRecorded
+) -> dict[str, Any]:
+    """Tell which tracks of different splits sound alike, and what was done to tracks.
+
+    Parameters
+    ----------
+    heard : dict
+        What `hear` gave, by track.
+    splits : dict
+        Of each track.
+    params : PrepareRecorded
+    """
+    sketches = {name: np.asarray(found["sketch"], np.uint32) for name, found in heard.items()}
+    duplicates = [
+        {"tracks": [a, b], "splits": [splits[a], splits[b]], "share": round(share, 3)}
+        for a, b, share in fingerprint.alike(sketches, splits, least=params.duplicate)
+    ]
+    for found in duplicates:
+        logger.warning("prepare: sound alike across splits: %s", found)
+    notes = {name: found["notes"] for name, found in heard.items() if found["notes"]}
+    return {"near_duplicates": duplicates, "notes": notes}
 
 
 def _verify(job: Job, folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from phalar.params import DownloadWhole, PrepareRecorded
-from phalar.sources import Archive, Entry, recorded
+from phalar.sources import Archive, Entry, published, recorded
 from phalar.sources.recorded import Part, Recording
 
 LICENCE = "CC-BY-4.0"
@@ -48,7 +48,8 @@ FAMILIES = {
     "Synth Pad": "pad",
 }
 
-songs, make = recorded.songs, recorded.make
+songs, make, obtain = recorded.songs, recorded.make, published.obtain
+hear, findings = recorded.hear, recorded.findings
 
 
 def pieces(params: DownloadWhole, root: Path) -> list[Archive]:
