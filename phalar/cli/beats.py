@@ -45,6 +45,7 @@ def beats(
     settings = replace(
         project.evaluate.beats,
         "evaluate.beats",
+        params,
         songs=songs,
         seconds=heard,
         gtzan=gtzan,

@@ -50,6 +50,7 @@ def chords(
     settings = replace(
         project.evaluate.chords,
         "evaluate.chords",
+        params,
         seconds=heard,
         hop_s=hop,
         window_s=window,

@@ -66,13 +66,15 @@ def need_files(*files: Path) -> None:
             raise WrongUseError(f"{file}: no such file")
 
 
-def replace(section: Section | None, name: str, **options: float | Path | None) -> Section:
+def replace(
+    section: Section | None, name: str, file: Path, **options: float | Path | None
+) -> Section:
     """Put what the command line says in the place of values of a section of params.yaml.
 
     A path of the command line starts where the shell is.
     """
     if section is None:
-        raise WrongUseError(f"{name}: is null in params.yaml; give its values there")
+        raise WrongUseError(f"{name}: is null in {file}; give its values there")
     said = {
         key: str(value.resolve()) if isinstance(value, Path) else value
         for key, value in options.items()
