@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,9 @@ import pyarrow.parquet as pq
 from phalar import audio, store
 
 SPLITS = ("train", "valid", "test")
+
+HUGGING_FACE_AUDIO = {"_type": "Audio", "sampling_rate": audio.SAMPLE_RATE_HZ}
+"""Tells Hugging Face `datasets` that the struct of bytes and path is sound."""
 
 SCHEMA = pa.schema(
     [
@@ -26,7 +30,6 @@ SCHEMA = pa.schema(
         ("stem", pa.string()),
         ("instrument", pa.string()),
         ("program", pa.int16()),
-        # What Hugging Face `datasets` reads as audio.
         ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
         ("samples", pa.int64()),
         ("peak", pa.float32()),
@@ -43,7 +46,8 @@ SCHEMA = pa.schema(
             ),
         ),
         ("source_files", pa.list_(pa.struct([("path", pa.string()), ("sha256", pa.string())]))),
-    ]
+    ],
+    metadata={"huggingface": json.dumps({"info": {"features": {"audio": HUGGING_FACE_AUDIO}}})},
 )
 """One row a stem; what is true of the whole track stands in each of its rows."""
 

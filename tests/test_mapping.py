@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -91,9 +93,48 @@ def test_one_two_and_four_workers_in_processes_and_on_dask_write_the_same_bytes(
         while not (tmp_path / ".prefect/server.json").exists():
             assert time.monotonic() < end, "the server does not start"
             time.sleep(0.1)
-        for workers, runner in ((2, "processes"), (4, "processes"), (1, "dask"), (2, "dask")):
+        kinds = [("processes", 2), ("processes", 4), ("dask", 1), ("dask", 2), ("dask", 4)]
+        for runner, workers in kinds:
             project(tmp_path, workers, runner)
             assert render(tmp_path, "prefect") == first, (workers, runner)
+        with machines(tmp_path / "machines", 3) as address:
+            project(tmp_path, 1, address)
+            assert render(tmp_path, "prefect") == first
     finally:
         server.terminate()
         server.wait()
+
+
+@contextmanager
+def machines(folder, count):
+    """Have a Dask cluster as of several machines: each worker a process with a home of its own.
+
+    They share the project's files and a network address, and no working folder.
+    """
+    scheduler = folder / "scheduler.json"
+    common = ["--scheduler-file", scheduler, "--no-dashboard"]
+    words = [["scheduler", "--host", "127.0.0.1", "--port", "0", *common]]
+    words += [["worker", "--nthreads", "1", *common]] * count
+    started = []
+    try:
+        for number, each in enumerate(words):
+            home = folder / str(number)
+            home.mkdir(parents=True)
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "distributed.cli.dask_" + each[0], *map(str, each[1:])],
+                    cwd=home,
+                    env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(home)},
+                    stdout=(home / "log").open("wb"),
+                    stderr=subprocess.STDOUT,
+                )
+            )
+            end = time.monotonic() + 60
+            while not scheduler.exists():
+                assert time.monotonic() < end, (home / "log").read_text()
+                time.sleep(0.1)
+        yield json.loads(scheduler.read_text())["address"]
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()

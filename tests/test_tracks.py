@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from tiny_render import checksums, noise_track
 
 from phalar import audio, tracks
@@ -20,6 +22,26 @@ def folder(tmp_path) -> Path:
     tracks.write_tables(tmp_path / "train-00000.parquet", map(tracks.to_table, made[:2]))
     tracks.write_tables(tmp_path / "train-00001.parquet", map(tracks.to_table, made[2:]))
     return tmp_path
+
+
+def test_hugging_face_datasets_reads_it_as_sound(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    files = {"train": str(folder / "train-*.parquet")}
+    found = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    found = found["train"]
+    assert found.features["audio"] == datasets.Audio(sampling_rate=audio.SAMPLE_RATE_HZ)
+    assert found.column_names == tracks.SCHEMA.names
+    # Its own decoder is another package; the bytes are what any decoder of FLAC reads.
+    rows = iter(found.cast_column("audio", datasets.Audio(decode=False)))
+    for entry in tracks.read_index(folder, "train"):
+        for name, stem in zip(entry.stems, tracks.read_stems(entry), strict=True):
+            row = next(rows)
+            assert (row["track"], row["stem"], row["samples"]) == (entry.track, name, len(stem))
+            sound, rate_hz = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
+            assert rate_hz == audio.SAMPLE_RATE_HZ
+            assert np.array_equal(sound, stem)
+    assert next(rows, None) is None
 
 
 def test_what_is_written_is_read_back(folder):
