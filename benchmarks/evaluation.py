@@ -60,7 +60,14 @@ def main() -> None:
     measured = measure(heard, trials, songs, settings.evaluate, score=score)
     print(f"{PAIRS} pairs measured; {peak()}")
     facts = {
-        pair: Facts(song, 1 + pair % 4, ("bass",), (f"instrument{pair % INSTRUMENTS}",), 120.0)
+        pair: Facts(
+            song,
+            1 + pair % 4,
+            ("bass",),
+            (f"instrument{pair % INSTRUMENTS}",),
+            90.0 + pair % 60,
+            pair % 12,
+        )
         for pair, song in songs.items()
     }
     measure_details(measured.groups, facts, settings.evaluate)
@@ -75,7 +82,7 @@ def main() -> None:
 
 
 def draw(place: int, rng: np.random.Generator) -> list[Trials]:
-    """Draw trials of one protocol, one of each K, with every pair of its share as an anchor once."""
+    """Draw trials of a protocol, one of each K: every pair of its share is an anchor once."""
     share = np.array_split(np.arange(PAIRS), len(PROTOCOLS))[place]
     made = []
     for k in CANDIDATES:

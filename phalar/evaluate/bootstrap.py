@@ -55,6 +55,11 @@ class Bootstrap:
         """95 % interval of the mean over all trials of values (T,) that lie within `bounds`."""
         return self._ends(self._means(values), bounds)
 
+    def share(self, won: Floats, of: Integers) -> Interval:
+        """95 % interval of the sum of values (T,) over the sum of what they are shares of, (T,)."""
+        sums, totals = (np.bincount(self._place, v, minlength=self.songs) for v in (won, of))
+        return self._ends(self._drawn @ sums / (self._drawn @ totals), (0.0, 1.0))
+
     def median_rank(self, ranks: Integers, candidates: int) -> Interval:
         """95 % interval of the median of ranks (T,), 0..K - 1, counted from one: 1..K."""
         counts = np.zeros((self.songs, candidates))

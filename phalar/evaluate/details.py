@@ -28,6 +28,8 @@ TEMPO_EDGES = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4)
 KEY_EDGES = tuple(range(keys.FARTHEST_FIFTHS + 1))
 """Steps between two keys on the circle of fifths: each is a group."""
 SEVERAL = "several"
+ROWS = 256
+"""Of a table of all pairs with all pairs, worked on at a time."""
 
 Found = dict[str, Any]
 
@@ -209,9 +211,13 @@ def _by_tempo(scores: Floats, known: list[Facts], draw: Callable[[list[str]], Bo
 
     Half and double tempo count as the same. Pairs of unknown tempo are left out.
     """
-    tempo = np.array([pair.tempo_bpm or np.nan for pair in known], dtype=np.float64)
-    octaves = np.log2(tempo[:, None] / tempo)
-    ratio = 2 ** np.abs(octaves - np.round(octaves))
+    tempo = np.log2([pair.tempo_bpm or np.nan for pair in known])
+
+    def ratio(rows: slice) -> Floats:
+        octaves = tempo[rows, None] - tempo
+        found: Floats = 2 ** np.abs(octaves - np.round(octaves))
+        return found
+
     return _by_distance(scores, known, ratio, TEMPO_EDGES, draw)
 
 
@@ -221,29 +227,41 @@ def _by_key(scores: Floats, known: list[Facts], draw: Callable[[list[str]], Boot
     The key is the whole track's, as the tempo is. Pairs of unknown key are left out.
     """
     sharps = np.array([np.nan if pair.sharps is None else pair.sharps for pair in known])
-    steps = keys.fifths_apart(sharps[:, None], sharps)
+
+    def steps(rows: slice) -> Floats:
+        return keys.fifths_apart(sharps[rows, None], sharps)
+
     return _by_distance(scores, known, steps, KEY_EDGES, draw)
 
 
 def _by_distance(
     scores: Floats,
     known: list[Facts],
-    distance: Floats,
+    distance: Callable[[slice], Floats],
     edges: Sequence[float],
     draw: Callable[[list[str]], Bootstrap],
 ) -> Found:
     """Share of the comparisons with other songs that the true stem wins, from edge to edge."""
-    songs = np.array([pair.song for pair in known])
-    counted = np.isfinite(distance) & (songs[:, None] != songs)
-    beaten = np.diagonal(scores)[:, None] > scores
-    place = np.where(counted, np.searchsorted(edges, distance, side="right") - 1, -1)
+    songs, place = np.unique([pair.song for pair in known], return_inverse=True)
+    shape = len(songs), len(edges)
+    won, total = np.zeros(shape), np.zeros(shape, dtype=np.int64)
+    # Some rows at a time: tables of all distances would take more memory than the scores.
+    for first in range(0, len(scores), ROWS):
+        rows = slice(first, first + ROWS)
+        apart, own = distance(rows), place[rows, None]
+        counted = np.isfinite(apart) & (own != place)
+        beaten = np.diagonal(scores)[rows, None] > scores[rows]
+        group = (own * len(edges) + np.searchsorted(edges, apart, side="right") - 1)[counted]
+        won += np.bincount(group, beaten[counted], minlength=won.size).reshape(shape)
+        total += np.bincount(group, minlength=won.size).reshape(shape)
     found: Found = {}
-    for number, edge in enumerate(edges):
-        if (here := place == number).any():
-            own = beaten[here] * 1.0
-            bootstrap = draw(np.repeat(songs, here.sum(axis=1)).tolist())
-            entry = _with_ends("beaten", float(own.mean()), bootstrap.mean(own))
-            found[f"{edge:g}"] = entry | {"comparisons": len(own), "songs": bootstrap.songs}
+    for edge, wins, comparisons in zip(edges, won.T, total.T, strict=True):
+        if (there := comparisons > 0).any():
+            bootstrap = draw(songs[there].tolist())
+            ends = bootstrap.share(wins[there], comparisons[there])
+            entry = _with_ends("beaten", float(wins.sum() / comparisons.sum()), ends)
+            entry |= {"comparisons": int(comparisons.sum()), "songs": bootstrap.songs}
+            found[f"{edge:g}"] = entry
     return found
 
 
