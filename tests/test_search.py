@@ -22,6 +22,7 @@ from phalar.search import (
     store,
 )
 from phalar.search.check import differences
+from phalar.search.fit import fit
 from phalar.search.moment import query_vectors, read_moment, windows_of
 from phalar.search.query import Found
 from phalar.search.windows import Grid, cut
@@ -132,7 +133,7 @@ def test_everything_is_heard_or_listed_with_its_reason(bare, model) -> None:
 def test_vectors_are_those_of_the_sound_and_the_score_is_the_models(library, model) -> None:
     index = open_index(library)
     mix = library / "song one/bass_120bpm_Am.wav"
-    heard = read_moment([mix], Moment(0.5), GRID)
+    heard = read_moment([mix], Moment(0.5), GRID).sound
     queries = query_vectors(model, windows_of(heard, GRID))
     (found,) = Searcher(index).search([queries], Wanted(top=100))
     assert len(found) == 6
@@ -149,7 +150,7 @@ def test_vectors_are_those_of_the_sound_and_the_score_is_the_models(library, mod
 
 def test_a_longer_moment_asks_for_windows_that_follow_each_other(library, model) -> None:
     index = open_index(library)
-    heard = read_moment([library / "guitar.aiff"], Moment(0.0, 2.0), GRID)
+    heard = read_moment([library / "guitar.aiff"], Moment(0.0, 2.0), GRID).sound
     queries = query_vectors(model, windows_of(heard, GRID))
     assert len(queries) == 3
     (found,) = Searcher(index).search([queries], Wanted(top=100))
@@ -309,14 +310,15 @@ def test_changes_are_listed_once_and_checked() -> None:
 def test_a_change_is_scored_as_it_will_sound(library, model) -> None:
     searcher = Searcher(open_index(library))
     mix = read_moment([library / "piano.mp3"], Moment(), GRID)
-    found = change.search(model, searcher, mix, Wanted(top=6), change.changes((0, 2), (1, 1)))
-    plain = change.search(model, searcher, mix, Wanted(top=6), [change.NONE])
+    tried = change.changes((0, 2), (1, 1))
+    found = fit(model, searcher, mix, Wanted(top=6), tried, refine=False)
+    plain = fit(model, searcher, mix, Wanted(top=6), refine=False)
     assert len({each.entry.path for each in found}) == len(found) == 6
     before = {each.entry.path: each.score for each in plain}
     for each in found:
         assert each.score >= before[each.entry.path]
-        sound = change.read_from(searcher, each, len(mix))
-        score = model.score(model.embed(mix, RATE_HZ), model.embed(sound, RATE_HZ))
+        sound = change.read_from(searcher, each, mix.samples)
+        score = model.score(model.embed(mix.sound, RATE_HZ), model.embed(sound, RATE_HZ))
         assert each.score == pytest.approx(float(score), abs=1e-3)
 
 
@@ -324,7 +326,7 @@ def test_export_copies_bytes_and_renders_aligned_at_matched_loudness(library, mo
     searcher = Searcher(open_index(library))
     entry = names(searcher.index)["song one/bass_120bpm_Am.wav"]
     found = Found(entry, score=1.0, start_s=1.0)
-    mix = read_moment([library / "guitar.aiff"], Moment(), GRID)
+    mix = read_moment([library / "guitar.aiff"], Moment(), GRID).sound
     copy, rendering_path = rendering.export(searcher, [found], mix, library.parent / "out")
     assert copy.read_bytes() == searcher.index.path_of(entry).read_bytes()
     heard, rate_hz = soundfile.read(rendering_path, dtype="float32")

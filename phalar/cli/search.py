@@ -38,6 +38,13 @@ def search(
     ] = None,
     transpose: Annotated[str, typer.Option(help="Try candidates transposed, such as -6..6.")] = "0",
     stretch: Annotated[str, typer.Option(help="Try tempi, such as 0.9..1.1 times.")] = "1",
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine/--no-refine",
+            help="Find starts to milliseconds, a second or two, or those of the index's windows.",
+        ),
+    ] = True,
     exact: Annotated[
         bool, typer.Option("--exact", help="Exactly, also where the index is searched by codes.")
     ] = False,
@@ -54,6 +61,7 @@ def search(
     need_files(*files)
     from phalar.search import Moment, Searcher, Wanted, open_index, rendering
     from phalar.search import change as changing
+    from phalar.search.fit import fit
     from phalar.search.moment import read_moment
     from phalar.search.record import record
 
@@ -71,9 +79,9 @@ def search(
         frozenset(exclude or ()),
         frozenset(file.resolve() for file in files),
     )
-    found = changing.search(loaded, searcher, mix, wanted, tried)
+    found = fit(loaded, searcher, mix, wanted, tried, refine=refine)
     if export is not None:
-        rendering.export(searcher, found, mix, export)
+        rendering.export(searcher, found, mix.sound, export)
     records = [record(loaded, each) | {"path": str(opened.path_of(each.entry))} for each in found]
     if as_json:
         print_json(records)

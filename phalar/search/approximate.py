@@ -32,9 +32,6 @@ ASKED = 100
 """So many windows of the index are asked to choose how many candidates are scored, and as many
 others to measure."""
 
-AT_ONCE = 20
-"""Queries of one pass over the index: their products with all rows have to be held."""
-
 AIM, LEAST = 0.985, 0.95
 """What choosing the number of candidates aims at; below the latter, codes are not used."""
 
@@ -132,15 +129,8 @@ def measure(exact: Searcher, made: Codes, queries: Floats, rows: NDArray[np.inte
     -------
     Quality
     """
-    truth = [
-        _without_own(found, exact, row)
-        for first in range(0, len(queries), AT_ONCE)
-        for found, row in zip(
-            exact.search(list(queries[first : first + AT_ONCE, None]), Wanted(TOP + 1)),
-            rows[first : first + AT_ONCE],
-            strict=True,
-        )
-    ]
+    best = exact.search(list(queries[:, None]), Wanted(TOP + 1))
+    truth = [_without_own(found, exact, row) for found, row in zip(best, rows, strict=True)]
     half = len(queries) // 2
     near = Searcher(exact.index, exact=True)
     near.codes = made

@@ -7,21 +7,17 @@ a few candidates are found, and these alone are changed, heard and scored as the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torchaudio import functional
 
 from phalar import audio
-from phalar.search.moment import query_vectors, windows_of
-from phalar.search.query import Found, Searcher, Wanted
+from phalar.search.moment import Mix
+from phalar.search.part import read_part
+from phalar.search.query import Found, Searcher
 from phalar.search.windows import Sound, loop
-
-if TYPE_CHECKING:
-    from phalar.model import Phalar
 
 FFT_SAMPLES = 1024
 """64 ms: notes of a bass are told apart, and hits stay together."""
@@ -83,67 +79,33 @@ def apply(sound: Sound, change: Change) -> Sound:
     return audio.resample(stretched, round(audio.SAMPLE_RATE_HZ * interval))
 
 
+def changed(mix: Mix, change: Change) -> Mix:
+    """Change a mix in place of the candidates: undo to it what is done to them."""
+    if change == NONE:
+        return mix
+    undone = change.undone
+    around = apply(mix.around, undone)
+    before = round(mix.before / undone.stretch)
+    missing = before + mix.samples - len(around)
+    # Of one played faster too little may be there; it is played again.
+    around = np.concatenate((around, np.resize(around[before:], max(missing, 0))))
+    return Mix(around, before, mix.samples)
+
+
 def read_from(searcher: Searcher, found: Found, samples: int) -> Sound:
     """Read a candidate from its start, changed as found; a loop goes round, others may end early.
 
     Returns
     -------
     float32 array [shape=(samples,)]
-        Zeros where the file has ended.
+        Zeros before the file starts and where it has ended.
     """
-    sound = audio.load_mono(searcher.index.path_of(found.entry))
+    path, seconds = searcher.index.path_of(found.entry), found.entry.seconds
     start = round(found.start_s * audio.SAMPLE_RATE_HZ)
-    needed = round(samples * found.stretch) + FFT_SAMPLES
-    if len(sound) < searcher.index.facts.grid.window_samples:
-        part = loop(sound, start, needed)
+    needed = round(samples * found.stretch) + (FFT_SAMPLES if found.is_changed else 0)
+    if searcher.index.facts.grid.is_loop(seconds):
+        part = loop(audio.load_mono(path), start, needed)
     else:
-        part = sound[start : start + needed]
+        part = read_part(path, seconds, start, needed)
     part = apply(part, Change(found.transpose_st, found.stretch))[:samples]
     return np.pad(part, (0, samples - len(part)))
-
-
-def search(
-    model: Phalar, searcher: Searcher, mix: Sound, wanted: Wanted, tried: Sequence[Change]
-) -> list[Found]:
-    """Search with every change, and rank the files by the score of what would be heard.
-
-    Parameters
-    ----------
-    model : Phalar
-        That the index was made with.
-    searcher : Searcher
-        Of the index.
-    mix : float32 array [shape=(N,)]
-        From `query.read_moment`.
-    wanted : Wanted
-        Which files, and how many.
-    tried : sequence of Change
-        From `changes`.
-
-    Returns
-    -------
-    list of Found
-        Best first, each file once; a change is named only where it makes a file fit better.
-    """
-    grid = searcher.index.facts.grid
-    vectors = query_vectors(model, windows_of(mix, grid))
-    best = {found.entry.path: found for found in searcher.search([vectors], wanted)[0]}
-    for change in tried:
-        if change == NONE:
-            continue
-        changed = apply(mix, change.undone)
-        if len(changed) < len(mix):
-            changed = np.resize(changed, len(mix))
-        queries = query_vectors(model, windows_of(changed[: len(mix)], grid))
-        for candidate in searcher.search([queries], wanted)[0]:
-            found = replace(candidate, transpose_st=change.transpose_st, stretch=change.stretch)
-            path = found.entry.path
-            # Its score is that of the changed mix, a forecast; what counts is heard below.
-            if path not in best or best[path].score < found.score:
-                heard = read_from(searcher, found, len(mix))
-                z = model.search_vectors(model.embed(windows_of(heard, grid), audio.SAMPLE_RATE_HZ))
-                score = float((vectors * z.cpu().numpy()).sum(axis=1).mean())
-                if path not in best or best[path].score < score:
-                    best[path] = replace(found, score=score)
-    ranked = sorted(best.values(), key=lambda found: (-found.score, found.entry.path))
-    return ranked[: wanted.top]

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
+SILENT_AROUND = audio.SAMPLE_RATE_HZ // 2
+"""So much silence is put around a mix of which there is hardly more than the moment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -32,7 +35,35 @@ class Moment:
     """None: as long as a window of the index."""
 
 
-def read_moment(files: Sequence[Path], moment: Moment, grid: Grid) -> Sound:
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """A moment of a mix, and what is around it."""
+
+    around: Sound
+    """At the model's rate."""
+    before: int
+    """How many samples of it come before the moment."""
+    samples: int
+    """Length N of the moment."""
+
+    @property
+    def sound(self) -> Sound:
+        """What something shall fit to, (N,)."""
+        return self.shifted(0)
+
+    def shifted(self, samples: int) -> Sound:
+        """Give what would be the moment had it started later, or earlier where negative."""
+        start = self.before + samples
+        return self.around[start : start + self.samples]
+
+    def reach(self, span: int) -> tuple[int, int]:
+        """Between which shifts it can be moved, in all `span` samples at most, evenly if it can."""
+        after = len(self.around) - self.before - self.samples
+        low = max(-self.before, min(-span // 2, after - span))
+        return low, min(low + span, after)
+
+
+def read_moment(files: Sequence[Path], moment: Moment, grid: Grid) -> Mix:
     """Read a moment of files that belong together, and sum it.
 
     Parameters
@@ -44,11 +75,6 @@ def read_moment(files: Sequence[Path], moment: Moment, grid: Grid) -> Sound:
     grid : Grid
         Of the index: a moment is no shorter than its window.
 
-    Returns
-    -------
-    float32 array [shape=(N,)]
-        At the model's rate.
-
     Raises
     ------
     ValueError
@@ -57,19 +83,25 @@ def read_moment(files: Sequence[Path], moment: Moment, grid: Grid) -> Sound:
     return sum_moments([(str(file), audio.load_mono(file)) for file in files], moment, grid)
 
 
-def sum_moments(sounds: Sequence[tuple[str, Sound]], moment: Moment, grid: Grid) -> Sound:
+def sum_moments(sounds: Sequence[tuple[str, Sound]], moment: Moment, grid: Grid) -> Mix:
     """Sum a moment of sounds that start together, each with its name; see `read_moment`."""
     parts = [_cut_moment(sound, name, moment, grid) for name, sound in sounds]
-    summed = np.zeros(max(map(len, parts)), np.float32)
+    before = max(part.before for part in parts)
+    length = max(part.samples for part in parts)
+    around = np.zeros(max(before + len(p.around) - p.before for p in parts), np.float32)
     for part in parts:
-        summed[: len(part)] += part
-    if is_silent(summed):
+        first = before - part.before
+        around[first : first + len(part.around)] += part.around
+    if is_silent(around[before : before + length]):
         raise ValueError(f"{sounds[0][0]}: silent from {moment.start_s:g} s; choose another moment")
-    return summed
+    if len(around) - length < SILENT_AROUND:
+        around = np.pad(around, SILENT_AROUND // 2)
+        before += SILENT_AROUND // 2
+    return Mix(around, before, length)
 
 
-def _cut_moment(sound: Sound, name: str, moment: Moment, grid: Grid) -> Sound:
-    window = grid.window_samples
+def _cut_moment(sound: Sound, name: str, moment: Moment, grid: Grid) -> Mix:
+    window, margin = grid.window_samples, grid.hop_samples
     seconds = moment.seconds or grid.window_s
     if round(seconds * audio.SAMPLE_RATE_HZ) < window:
         raise ValueError(
@@ -86,10 +118,12 @@ def _cut_moment(sound: Sound, name: str, moment: Moment, grid: Grid) -> Sound:
     if len(sound) < window:
         if len(sound) < audio.SAMPLE_RATE_HZ // 2:
             raise ValueError(f"{name}: {length_s:.2f} s long, must be 0.5 s or more")
-        return loop(sound, start, window)
+        return Mix(loop(sound, start - margin, window + 2 * margin), margin, window)
     # A moment that would reach beyond the end is moved to end there, so that a window is full.
     start = min(start, len(sound) - window)
-    return sound[start : start + round(seconds * audio.SAMPLE_RATE_HZ)]
+    end = min(start + round(seconds * audio.SAMPLE_RATE_HZ), len(sound))
+    first = max(start - margin, 0)
+    return Mix(sound[first : end + margin], start - first, end - start)
 
 
 def windows_of(sound: Sound, grid: Grid) -> NDArray[np.float32]:

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from phalar import audio
 from phalar.search import codes
 from phalar.search.codes import Codes
 from phalar.search.store import Entry, Index
@@ -26,6 +25,9 @@ Floats = NDArray[np.float32]
 MOSTLY = 0.5
 """Where less than this share of an index comes into question, it is searched exactly: of the
 candidates that codes put first, too few would be left."""
+
+WINDOWS_AT_ONCE = 16
+"""Windows of queries of one pass over the index: their products with all rows have to be held."""
 
 MOST = 4
 """Where one in so many windows would be a candidate, all of them are read."""
@@ -67,6 +69,11 @@ class Found:
     stretch: float = 1.0
     """How many times as fast it has to be played, at the same pitch."""
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether it has to be transposed or stretched."""
+        return (self.transpose_st, self.stretch) != (0, 1.0)
+
 
 class Searcher:
     """Searches one opened index, from several threads if need be.
@@ -96,8 +103,8 @@ class Searcher:
             first = group[0].first
             self._out[first : first + group[0].windows] = False
             self._out[[first + window for window in group[0].silent]] = True
-        window = index.facts.grid.window_samples / audio.SAMPLE_RATE_HZ
-        self._loops = np.array([group[0].seconds < window for group in self._copies], bool)
+        grid = index.facts.grid
+        self._loops = np.array([grid.is_loop(group[0].seconds) for group in self._copies], bool)
         self._admitted = lru_cache(maxsize=16)(self._admit)
         self.codes, self.quality = (None, None) if exact else codes.of(index)
         self.candidates = (self.quality and self.quality.candidates) or 0
@@ -148,8 +155,12 @@ class Searcher:
         chosen: NDArray[np.bool_],
         top: int,
     ) -> list[list[Found]]:
-        """Search in one pass over all rows."""
+        """Search in a pass over all rows for every few queries."""
         width = len(queries[0])
+        at_once = max(1, WINDOWS_AT_ONCE // width)
+        if len(queries) > at_once:
+            few = [queries[place : place + at_once] for place in range(0, len(queries), at_once)]
+            return [each for part in few for each in self._exactly(part, admitted, chosen, top)]
         products = np.concatenate(queries) @ self._rows.T
         products[:, self._out] = -np.inf
         found = []

@@ -47,9 +47,13 @@ class Grid:
         """Distance of two starts at the model's rate."""
         return round(self.hop_s * SAMPLE_RATE_HZ)
 
+    def is_loop(self, seconds: float) -> bool:
+        """Whether a sound of that length is heard as a loop."""
+        return round(seconds * SAMPLE_RATE_HZ) < self.window_samples
+
     def starts_s(self, seconds: float, windows: int) -> NDArray[np.float64]:
         """Starts of the windows of a sound, in seconds of the sound (of a loop: of its round)."""
-        if round(seconds * SAMPLE_RATE_HZ) < self.window_samples:
+        if self.is_loop(seconds):
             return np.arange(windows) * seconds / LOOP_STARTS
         return np.arange(windows) * self.hop_samples / SAMPLE_RATE_HZ
 

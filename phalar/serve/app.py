@@ -91,11 +91,13 @@ def _add_search(app: FastAPI, service: Service) -> None:
         instrument: Annotated[list[str], Form()] = [],  # noqa: B006 - FastAPI copies it
         exclude: Annotated[list[str], Form()] = [],  # noqa: B006
         transpose: Annotated[int, Form(ge=0, le=12, description="Up or down, semitones.")] = 0,
+        refine: Annotated[bool, Form(description="Starts to milliseconds.")] = True,
     ) -> list[dict[str, Any]]:
         """What of the library fits, best first."""
         wanted = Wanted(top, frozenset(filter(None, instrument)), frozenset(filter(None, exclude)))
         tried = changing.changes((-transpose, transpose), (1, 1))
-        return service.search(_uploads(files), Moment(start_s, seconds), wanted, tried)
+        moment = Moment(start_s, seconds)
+        return service.search(_uploads(files), moment, wanted, tried, refine=refine)
 
     @app.post("/api/audition", response_class=Response)
     def audition(

@@ -17,7 +17,8 @@ from phalar import audio, infer
 from phalar.model import Phalar
 from phalar.search import Moment, Searcher, Wanted, rendering
 from phalar.search import change as changing
-from phalar.search.moment import sum_moments
+from phalar.search.fit import fit
+from phalar.search.moment import Mix, sum_moments
 from phalar.search.query import Found
 from phalar.search.record import record
 from phalar.search.store import Entry
@@ -113,11 +114,13 @@ class Service:
         moment: Moment,
         wanted: Wanted,
         tried: Sequence[changing.Change],
+        *,
+        refine: bool,
     ) -> list[dict[str, Any]]:
         """Find what fits a moment of files that are summed."""
         with self._room:
             mix = self._mix(uploads, moment)
-            found = changing.search(self.model, self.searcher, mix, wanted, tried)
+            found = fit(self.model, self.searcher, mix, wanted, tried, refine=refine)
         return [
             {"id": each.entry.sha256, "name": Path(each.entry.path).name} | record(self.model, each)
             for each in found
@@ -128,7 +131,7 @@ class Service:
     ) -> bytes:
         """Play a candidate with the moment that it was found for, or alone, as a WAV file."""
         with self._room:
-            mix = self._mix(uploads, moment)
+            mix = self._mix(uploads, moment).sound
             sound = changing.read_from(self.searcher, candidate, len(mix))
             beside = rendering.matched(mix, sound)
             heard = rendering.limited(beside if alone else mix + beside)
@@ -144,7 +147,7 @@ class Service:
         path = None if entry is None else self.searcher.index.path_of(entry)
         return path if path is not None and path.is_file() else None
 
-    def _mix(self, uploads: Sequence[Upload], moment: Moment) -> Sound:
+    def _mix(self, uploads: Sequence[Upload], moment: Moment) -> Mix:
         sounds = [(upload.name, _decode(upload)) for upload in uploads]
         return sum_moments(sounds, moment, self.searcher.index.facts.grid)
 
