@@ -1,6 +1,7 @@
 """Rendering shards and reading batches from them, against mixing stem files item by item.
 
-    python benchmarks/shards.py
+    python benchmarks/shards.py            # speed
+    python benchmarks/shards.py --memory   # peak memory at 3 and 9 tracks
 
 Ten-stem tracks of 240 s, pairs of 10 s, one process, one thread, CPU time. `bare` is what decoding
 each track once, summing and writing must cost; `stem files` opens, decodes and sums the stems of
@@ -9,6 +10,9 @@ each pair anew, as training on the fly does. Augmentation is the device's, and l
 
 import argparse
 import os
+import resource
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +34,7 @@ from phalar.train.batches import Batches, read_pairs
 from phalar.train.shards import PairIndex
 
 TRACK_S, PAIR_S, STEMS = 240.0, 10.0, 10
+PAIRS_A_TRACK = 256
 
 
 def settings(container: str, count: int) -> Params:
@@ -110,12 +115,41 @@ def stem_files(drawn: pairs.Pairs, folder: Path) -> Callable[[int], np.ndarray]:
     return mix
 
 
+def memory(counts: list[int]) -> None:
+    """Peak of a rendering worker, in a process of its own for each number of tracks."""
+    for count in counts:
+        words = [sys.executable, __file__, "--peak", str(count)]
+        peak = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        print(
+            f"{count} tracks, {PAIRS_A_TRACK * count} pairs: peak {peak.split()[-1]} MiB (bar 1500)"
+        )
+
+
+def print_peak(count: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        if os.fork() == 0:  # what makes the tracks is not to count
+            prepare(root / "prepare" / "bands", count)
+            os._exit(0)
+        os.wait()
+        render.run(settings("wav", PAIRS_A_TRACK * count), Paths(root))
+    print(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tracks", type=int, default=4)
     parser.add_argument("--pairs", type=int, default=1024)
     parser.add_argument("--folder", type=Path, help="where some gigabytes are free")
+    parser.add_argument("--memory", action="store_true", help="measure the peak memory instead")
+    parser.add_argument("--peak", type=int, help="print the peak memory for so many tracks alone")
     asked = parser.parse_args()
+    if asked.peak:
+        print_peak(asked.peak)
+        return
+    if asked.memory:
+        memory([3, 9])
+        return
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         root = Path(name)

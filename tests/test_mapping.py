@@ -70,6 +70,7 @@ def render(folder, orchestrator):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_one_two_and_four_workers_in_processes_and_on_dask_write_the_same_bytes(tmp_path):
     pytest.importorskip("prefect_dask", reason="the extra `dask` is not installed")
     made = [
@@ -109,7 +110,7 @@ def test_one_two_and_four_workers_in_processes_and_on_dask_write_the_same_bytes(
 def machines(folder, count):
     """Have a Dask cluster as of several machines: each worker a process with a home of its own.
 
-    They share the project's files and a network address, and no working folder.
+    They share the project's files and an address, and no working folder.
     """
     scheduler = folder / "scheduler.json"
     common = ["--scheduler-file", scheduler, "--no-dashboard"]

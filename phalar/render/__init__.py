@@ -82,6 +82,8 @@ def run(params: Params, paths: Paths, *, over: pool.Over = pool.mapper) -> Summa
         The disk is full or cannot be written, a worker died, or a store does not take the shards.
     """
     settings = params.render
+    # Workers on other machines have working folders of their own.
+    paths = Paths(paths.root.absolute())
     parts = []
     for split in SPLITS:
         pairs = plan(params, paths, split)
