@@ -15,8 +15,10 @@ from pathlib import Path
 
 from phalar import pool, progress, store
 
-UPLOADS = 8
+UPLOADS = 4
 """Files on their way at once: most of the time of each is waiting."""
+S3_PARTS = {"chunksize": 16 << 20, "max_concurrency": 4}
+"""In how many bytes a file goes to S3, and how many such parts at once: they lie in memory."""
 HASH_DIGITS = 16
 
 
@@ -69,7 +71,7 @@ def _upload(folder: Path, uri: str, name: str) -> store.Remote:
     with store.told(aside.url):
         if there.protocol == ("file", "local"):
             there.makedirs(aside.url.rpartition("/")[0], exist_ok=True)
-        there.put_file(str(path), aside.url)
+        there.put_file(str(path), aside.url, **(S3_PARTS if "s3" in there.protocol else {}))
     if store.sum_of(aside) != sha256:
         raise store.StoreError(f"{aside.url}: has other bytes than {path}; run again")
     with store.told(remote.url):
