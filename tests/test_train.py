@@ -231,6 +231,19 @@ def test_recomputed_activations_change_nothing_but_memory(project):
     np.testing.assert_allclose(history(dropped[2]), history(kept[2]), rtol=1e-4)
 
 
+def test_a_training_in_bfloat16_goes_as_in_float32(project, caplog):
+    caplog.set_level(logging.INFO)
+    exact, rough = project("exact"), project("rough", precision="bfloat16")
+    train_here(*exact)
+    train_here(*rough)
+    assert "bfloat16, backbone: modules" in caplog.text
+    found, expected = (np.array(history(each[2]))[:, 0] for each in (rough, exact))
+    assert not np.array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, rtol=0.05)
+    weights = load_model(rough[2].train).state_dict().values()
+    assert {weight.dtype for weight in weights if weight.is_floating_point()} == {torch.float32}
+
+
 def test_32_pairs_are_learnt_by_heart(project):
     # An epoch of one batch: as many of the pairs there are as fit, the same in each epoch.
     path, params, paths = project(

@@ -86,7 +86,10 @@ def augment(wave_BPN: Tensor, config: params.Augment, *, chance: Chance) -> Tens
         Not clipped to full scale.
     """
     power_BP1 = wave_BPN.square().mean(dim=-1, keepdim=True)
-    noisy_BPN = wave_BPN + _shaped_noise(power_BP1, wave_BPN.shape[-1], config.noises, chance)
+    # In bfloat16, as autocast has it, the products would make the ratios rough.
+    with torch.autocast(wave_BPN.device.type, enabled=False):
+        noise_BPN = _shaped_noise(power_BP1, wave_BPN.shape[-1], config.noises, chance)
+    noisy_BPN = wave_BPN + noise_BPN
     _add_bursts(noisy_BPN, power_BP1, config.noises.bursts, chance)
     low, high = config.gain_db
     gain_db_B11 = chance.uniform(1, 1, low=low, high=high)
