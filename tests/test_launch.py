@@ -78,6 +78,15 @@ def test_a_killed_process_is_named_by_its_signal(launched):
         launched("import sys; sys.exit(3)")
 
 
+def test_nodes_that_do_not_meet_or_stop_say_so(launched):
+    text = "import sys; print('api.Rendezvous{}Error: ...', file=sys.stderr); sys.exit(1)"
+    for kind in ("Connection", "Timeout"):
+        with pytest.raises(launch.TrainingError, match=rf"{kind}Error: the nodes did not meet; st"):
+            launched(text.format(kind))
+    with pytest.raises(launch.TrainingError, match="another process was stopped, so all saved"):
+        launched("import sys; print('  exitcode  : 143 (pid: 7)', file=sys.stderr); sys.exit(1)")
+
+
 GRANDCHILD = """
 import os, pathlib, signal, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -84,7 +84,7 @@ class Nodes(Strict):
     """Several machines, each of which runs the same command; they meet by torchrun's rendezvous."""
 
     count: Positive
-    endpoint: str
+    endpoint: Annotated[str, Field(pattern=r".+:\d+")]
     """`host:port` on one of them."""
     id: str
     """Any name that the runs of one training share."""

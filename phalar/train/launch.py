@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +26,9 @@ LAUNCHER_PID = "PHALAR_LAUNCHER_PID"
 # Tensors above glibc's threshold (32 MB) would be given back to the system and faulted in anew at
 # every step: 6 % of a step's CPU time with the compiled kernel, far more with plain modules.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
+
+STOPPED = 128 + signal.SIGTERM
+"""Exit code of a process that saved and stopped because it, or another one, was asked to."""
 
 STDERR = "stderr.txt"
 
@@ -66,12 +70,14 @@ def supervise(
     """
     errors.mkdir(parents=True, exist_ok=True)
     for old in errors.glob("error-rank*.txt"):
-        old.unlink()
+        old.unlink(missing_ok=True)
+    # Launchers of several nodes share the folder.
+    told = errors / (f"stderr-{socket.gethostname()}-{os.getpid()}.txt" if config.nodes else STDERR)
     processes = process_count(config)
     command = [*_command(config, processes), "--params", str(params_path), "--data", str(data)]
     command += ["--errors", str(errors), *(["--resume"] if resume else [])]
     # torchrun's own words, and what libraries say past the loggers, would bury our lines.
-    with (errors / STDERR).open("w") as stderr:
+    with told.open("w") as stderr:
         process = subprocess.Popen(
             command,
             env=_environment(config, processes),
@@ -81,6 +87,8 @@ def supervise(
             errors="replace",
             start_new_session=True,
         )
+    if config.nodes is not None:
+        logger.info("meets %d nodes at %s", config.nodes.count, config.nodes.endpoint)
     with _stopping(process) as received:
         for line in process.stdout or ():
             _tell(line.rstrip("\n"))
@@ -90,8 +98,8 @@ def supervise(
             raise KeyboardInterrupt
         raise SystemExit(128 + received[0])
     if code != 0:
-        raise TrainingError(_explain(code, errors))
-    (errors / STDERR).unlink()
+        raise TrainingError(_explain(code, errors, told))
+    told.unlink()
 
 
 def process_count(config: params.Train) -> int:
@@ -209,23 +217,36 @@ def _tell(line: str) -> None:
     logger.info("%s", line)
 
 
-def _explain(code: int, errors: Path) -> str:
+def _explain(code: int, errors: Path, told: Path) -> str:
     """Say in one line why the training failed: the first process that did, and why."""
     files = sorted(errors.glob("error-rank*.txt"), key=lambda path: path.stat().st_mtime_ns)
-    for path in files:
-        first = path.read_text().splitlines()[0]
-        if LOST_CONTACT not in first:
-            return f"{first} (traceback: {path})"
+    lines = {path: path.read_text().splitlines()[0] for path in files}
+    for path, line in lines.items():
+        if LOST_CONTACT not in line:
+            return f"{line} (traceback: {path})"
     # torchrun reports how its processes ended, itself it ends with 1.
-    reported = re.findall(r"exitcode\s*:\s*-(\d+)", (errors / STDERR).read_text())
-    killed_by = int(reported[-1]) if reported else max(0, -code)
-    if killed_by:
+    text = told.read_text()
+    reported = re.findall(r"exitcode\s*:\s*(-?\d+)", text)
+    ended = int(reported[-1]) if reported else code
+    if ended < 0:
         return (
-            f"train: a process was killed by {signal.Signals(killed_by).name}, as happens where "
+            f"train: a process was killed by {signal.Signals(-ended).name}, as happens where "
             "memory runs out; run again (it goes on at the last checkpoint), with a smaller "
             "train.batch_pairs or train.recompute_clips if it happens again"
         )
-    return f"train: the processes ended with code {code} and left no error; see {errors / STDERR}"
+    if ended == STOPPED:
+        return "train: another process was stopped, so all saved and stopped; run again to go on"
+    for path, line in lines.items():
+        return (
+            f"{line}; see what the other nodes say, and run again on all: it goes on at the last "
+            f"checkpoint (traceback: {path})"
+        )
+    if found := re.search(r"Rendezvous(Connection|Timeout)Error", text):
+        return (
+            f"train.nodes: {found[0]}: the nodes did not meet; start the same command on all of "
+            f"them, and see that each reaches train.nodes.endpoint ({told})"
+        )
+    return f"train: the processes ended with code {code} and left no error; see {told}"
 
 
 def watch_launcher() -> None:

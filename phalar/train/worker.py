@@ -13,9 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from phalar import params, runlog
-from phalar.train.launch import LOST_CONTACT, watch_launcher
-
-STOPPED = 128 + signal.SIGTERM
+from phalar.train.launch import LOST_CONTACT, STOPPED, watch_launcher
 
 
 def main() -> int:
