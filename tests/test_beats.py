@@ -48,9 +48,10 @@ def test_metronome_strikes_where_it_says() -> None:
     assert len(wave) == beats.METRONOME_S * SAMPLE_RATE_HZ
 
 
-def test_a_model_that_hears_strokes_finds_the_beats() -> None:
+@pytest.mark.parametrize(("tempo_bpm", "first_s"), [(70, 0.73), (96, 0.4), (131, 0.11)])
+def test_a_model_that_hears_strokes_finds_the_beats(tempo_bpm, first_s) -> None:
     """An embedding of the envelope fits a metronome best where its strokes fall on the music's."""
-    wave, times_s = music(96, 0.4)
+    wave, times_s = music(tempo_bpm, first_s)
 
     def embed(waves: np.ndarray) -> np.ndarray:
         short = np.abs(waves[:, : 470 * 160]).reshape(len(waves), 470, 160).max(axis=2)
