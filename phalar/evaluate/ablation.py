@@ -169,7 +169,7 @@ def _page(table: dict[str, Any], command: str) -> str:
     )
     templates.filters["percent"] = lambda fraction: f"{100 * fraction:.1f}"
     templates.filters["p"] = _p
-    return templates.get_template(TEMPLATE).render(**table, command=command)
+    return templates.get_template(TEMPLATE).render(**table, made_by=command)
 
 
 def _json(path: Path) -> Any:
