@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from phalar.infer import embed, load_model, percentile, score
+    from phalar.infer import embed, embed_windows, load_model, percentile, score
 
-__all__ = ["embed", "load_model", "percentile", "score"]
+__all__ = ["embed", "embed_windows", "load_model", "percentile", "score"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,13 @@ logger = logging.getLogger(__name__)
 Sound = str | PathLike[str] | NDArray[np.floating] | Tensor
 
 LONGEST_S = 10.0
-"""Models are trained on clips of up to this length; of longer sound, so much is heard."""
+"""Models are trained on clips of up to this length; longer is heard in windows or in part."""
+
+WINDOW_S, HOP_S = 5.0, 2.5
+"""Long sound is heard in windows of the length that models are evaluated with, half overlapping."""
+
+AUDIBLE_PEAK = 1e-3
+"""A window that never goes beyond -60 dB of full scale says nothing of what fits."""
 
 REGISTERED = re.compile(r"(models:/)?[\w-]+(@[\w-]+|/\d+|/latest)?")
 """`phalar`, `phalar@champion`, `phalar/3`, with MLflow's `models:/` before it or not."""
@@ -86,7 +92,7 @@ def embed(
     start_s: float = 0.0,
     seconds: float = LONGEST_S,
 ) -> Tensor:
-    """Embed one moment of a file or an array.
+    """Embed one moment of a file or an array; `embed_windows` hears all of a long one.
 
     Parameters
     ----------
@@ -113,6 +119,46 @@ def embed(
     return model.embed(heard, audio.SAMPLE_RATE_HZ)
 
 
+def embed_windows(
+    model: Phalar,
+    sound: Sound,
+    *,
+    sample_rate: int | None = None,
+    window_s: float = WINDOW_S,
+    hop_s: float = HOP_S,
+) -> tuple[NDArray[np.float64], Tensor]:
+    """Embed all of a long file or array, window by window.
+
+    Parameters
+    ----------
+    model, sound, sample_rate
+        As in `embed`.
+    window_s, hop_s : float
+        Length of a window, and the distance of two starts. What is left at the end and fills no
+        window is not heard; sound shorter than a window is one, as long as it is.
+
+    Returns
+    -------
+    starts_s : float array [shape=(W,)]
+        Where the windows start.
+    z : complex64 tensor [shape=(W, 512)]
+
+    Raises
+    ------
+    ValueError
+        The sound cannot be read or is under 0.5 s, or the windows are no windows.
+    """
+    window, hop = (round(time_s * audio.SAMPLE_RATE_HZ) for time_s in (window_s, hop_s))
+    if window < 1 or hop < 1:
+        raise ValueError(
+            f"windows of {window_s:g} s every {hop_s:g} s: must be longer than 0, and further apart"
+        )
+    _, whole = _whole(sound, sample_rate)
+    starts = _starts(len(whole), window, hop)
+    z = model.embed(np.stack([whole[at : at + window] for at in starts]), audio.SAMPLE_RATE_HZ)
+    return np.array(starts) / audio.SAMPLE_RATE_HZ, z
+
+
 def score(
     model: Phalar,
     a: Sound,
@@ -120,20 +166,60 @@ def score(
     *,
     sample_rate: int | None = None,
     start_s: float = 0.0,
-    seconds: float = LONGEST_S,
+    seconds: float | None = None,
 ) -> float:
     """Score how well two parts of music fit when both start together; higher is better.
 
     The score does not depend on the order. Its scale is the model's own: compare scores of one
     model with each other, or take their `percentile`. Both are cut to the length of the shorter
-    one, because an embedding measures time in fractions of what it heard. Parameters and errors are
-    those of `embed`.
+    one, because an embedding measures time in fractions of what it heard.
+
+    Parameters
+    ----------
+    model, sample_rate, start_s
+        As in `embed`.
+    a, b : path, or float or int16 array [shape=(N,) or (channels, N)]
+        What is compared.
+    seconds : float, optional
+        Length of the moment that is compared, as one clip. None takes all: up to 10 s as one clip,
+        more as the mean score of windows of 5 s every 2.5 s, without those in which one is silent.
+
+    Raises
+    ------
+    ValueError
+        As in `embed`; or two long sounds are never heard at the same time.
     """
-    heard = [_moment(sound, sample_rate, start_s=start_s, seconds=seconds) for sound in (a, b)]
+    length_s = np.inf if seconds is None else seconds
+    heard = [_moment(sound, sample_rate, start_s=start_s, seconds=length_s) for sound in (a, b)]
     shorter = min(len(sound) for sound in heard)
-    clips = np.stack([sound[:shorter] for sound in heard])
-    z_a, z_b = model.embed(clips, audio.SAMPLE_RATE_HZ)
-    return float(model.score(z_a, z_b))
+    window, hop = shorter, shorter
+    if seconds is None and shorter > LONGEST_S * audio.SAMPLE_RATE_HZ:
+        window, hop = (round(time_s * audio.SAMPLE_RATE_HZ) for time_s in (WINDOW_S, HOP_S))
+    starts = _starts(shorter, window, hop)
+    if len(starts) > 1:
+        # A single clip is scored whatever it holds.
+        starts = [
+            at
+            for at in starts
+            if all(np.abs(sound[at : at + window]).max() >= AUDIBLE_PEAK for sound in heard)
+        ]
+    if not starts:
+        raise ValueError("the two are never heard at the same time; choose a moment of both")
+    clips = np.stack([sound[at : at + window] for at in starts for sound in heard])
+    z = model.embed(clips, audio.SAMPLE_RATE_HZ)
+    return float(model.score(z[0::2], z[1::2]).mean())
+
+
+def _starts(samples: int, window: int, hop: int) -> list[int]:
+    """Where windows start that lie within so many samples; 0 alone where not one does."""
+    return list(range(0, max(samples - window, 0) + 1, hop))
+
+
+def _whole(sound: Sound, sample_rate: int | None) -> tuple[str, NDArray[np.float32]]:
+    """Read, mix down and resample sound; with what it is called in messages."""
+    if isinstance(sound, str | PathLike):
+        return str(sound), _read(Path(sound))
+    return f"array {tuple(sound.shape)}", _from_array(sound, sample_rate)
 
 
 def _moment(
@@ -145,11 +231,9 @@ def _moment(
             f"moment from {start_s:g} s for {seconds:g} s: must start at 0 or later and be "
             "longer than 0"
         )
-    if isinstance(sound, str | PathLike):
-        name, whole = str(sound), _read(Path(sound))
-    else:
-        name, whole = f"array {tuple(sound.shape)}", _from_array(sound, sample_rate)
-    start, stop = (round(time_s * audio.SAMPLE_RATE_HZ) for time_s in (start_s, start_s + seconds))
+    name, whole = _whole(sound, sample_rate)
+    start = round(start_s * audio.SAMPLE_RATE_HZ)
+    stop = round(min(start_s + seconds, len(whole)) * audio.SAMPLE_RATE_HZ)
     if start >= len(whole):
         raise ValueError(
             f"{name}: ends at {len(whole) / audio.SAMPLE_RATE_HZ:.1f} s, before the moment at "
@@ -157,7 +241,7 @@ def _moment(
         )
     if (start_s, seconds) == (0.0, LONGEST_S) and stop < len(whole):
         logger.warning(
-            "%s: %.1f s long, only its first %g s are heard; choose another moment by its start",
+            "%s: %.1f s long, only its first %g s are heard; choose a moment, or embed its windows",
             name,
             len(whole) / audio.SAMPLE_RATE_HZ,
             seconds,

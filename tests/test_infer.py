@@ -101,6 +101,37 @@ def test_moment_is_cut_and_what_is_not_heard_is_said(model, caplog) -> None:
     assert not caplog.text
 
 
+def test_long_sound_is_embedded_in_windows(model, tmp_path) -> None:
+    sound = music(13, RATE_HZ)
+    soundfile.write(tmp_path / "long.wav", np.stack([sound, sound], 1), RATE_HZ, subtype="FLOAT")
+    starts_s, z = phalar.embed_windows(model, tmp_path / "long.wav")
+    assert starts_s.tolist() == [0, 2.5, 5, 7.5]
+    for start_s, row in zip(starts_s, z, strict=True):
+        expected = phalar.embed(model, sound, sample_rate=RATE_HZ, start_s=start_s, seconds=5)
+        torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-4)
+    starts_s, z = phalar.embed_windows(model, sound[:RATE_HZ], sample_rate=RATE_HZ)
+    assert (starts_s.tolist(), z.shape) == ([0], (1, 512))
+    torch.testing.assert_close(z[0], model.embed(sound[:RATE_HZ], RATE_HZ))
+    with pytest.raises(ValueError, match=r"windows of 5 s every 0 s: must be longer than 0"):
+        phalar.embed_windows(model, sound, sample_rate=RATE_HZ, hop_s=0)
+
+
+def test_long_sounds_score_by_their_windows(model) -> None:
+    a, b = music(12, RATE_HZ), music(14, RATE_HZ, seed=2)
+    # Where one is silent there is nothing to score.
+    a[: 5 * RATE_HZ] = 0
+    expected = [
+        phalar.score(model, a, b, sample_rate=RATE_HZ, start_s=start_s, seconds=5)
+        for start_s in (2.5, 5.0)
+    ]
+    found = phalar.score(model, a, b, sample_rate=RATE_HZ)
+    assert found == pytest.approx(np.mean(expected), abs=1e-4)
+    assert phalar.score(model, b, a, sample_rate=RATE_HZ) == pytest.approx(found, abs=1e-5)
+    b[2 * RATE_HZ :] = 0
+    with pytest.raises(ValueError, match="the two are never heard at the same time"):
+        phalar.score(model, a, b, sample_rate=RATE_HZ)
+
+
 @pytest.mark.parametrize(
     ("sound", "options", "why"),
     [

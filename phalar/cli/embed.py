@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,31 +31,45 @@ def embed(
     model: Model = TRAINED,
     start: Start = 0.0,
     seconds: Seconds = 10.0,
+    windows: Annotated[
+        bool, typer.Option("--windows", help="All of each file, in windows.")
+    ] = False,
+    window: Annotated[float, typer.Option(min=0.5, help="Length of a window.")] = 5.0,
+    hop: Annotated[float, typer.Option(min=0.1, help="A window starts every so often.")] = 2.5,
     out: Annotated[
-        Path | None, typer.Option(help="Write a .npy of complex64, a row a file.")
+        Path | None, typer.Option(help="Write a .npy of complex64, a row a file or window.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Embed sound files: 512 complex numbers each."""
+    """Embed sound files: 512 complex numbers of a moment of each, or of each window of them."""
     import numpy as np
 
     need_files(*files)
     if out is not None and out.suffix != ".npy":
         raise WrongUseError(f"--out {out}: must end in .npy")
     loaded = load(model)
-    rows = [phalar.embed(loaded, file, start_s=start, seconds=seconds).numpy() for file in files]
+    rows: list[tuple[Path, float, Any]] = []
+    for file in files:
+        if windows:
+            starts_s, z = phalar.embed_windows(loaded, file, window_s=window, hop_s=hop)
+            rows += [(file, float(at), row) for at, row in zip(starts_s, z.numpy(), strict=True)]
+        else:
+            z = phalar.embed(loaded, file, start_s=start, seconds=seconds)
+            rows.append((file, start, z.numpy()))
     if out is not None:
-        np.save(out, np.stack(rows))
+        np.save(out, np.stack([row for _, _, row in rows]))
     if as_json:
         print_json(
             [
-                {"file": str(file), "real": row.real.tolist(), "imag": row.imag.tolist()}
-                for file, row in zip(files, rows, strict=True)
+                {"file": str(file), "start_s": at, "real": row.real.tolist(),
+                 "imag": row.imag.tolist()}
+                for file, at, row in rows
             ]
-        )
+        )  # fmt: skip
     elif out is None:
-        for file, row in zip(files, rows, strict=True):
+        for file, at, row in rows:
             shown = " ".join(f"{value:.3f}" for value in row[:3])
             typer.echo(
-                f"{file}: {shown} ... ({len(row)} complex numbers; all with --json or --out)"
+                f"{file}{f' from {at:g} s' if windows else ''}: {shown} ... ({len(row)} complex numbers; all with --json "
+                "or --out)"
             )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import phalar
-from phalar.cli.options import TRAINED, Json, Model, Seconds, Start, load, need_files, print_json
+from phalar.cli.options import TRAINED, Json, Model, Start, load, need_files, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +21,10 @@ def score(
     b: Annotated[Path, typer.Argument(help="Another, that starts at the same moment.")],
     model: Model = TRAINED,
     start: Start = 0.0,
-    seconds: Seconds = 10.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.5, help="Length of the moment heard; by default all, in windows."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score how well two parts of music fit when both start together; higher is better.

@@ -78,7 +78,7 @@ def _add_model(app: FastAPI, service: Service) -> None:
         a: Sound, b: Sound, start_s: Start = 0, seconds: Seconds = None
     ) -> dict[str, float | None]:
         """How well two files fit that start together, and its percentile."""
-        return service.score(_upload(a), _upload(b), start_s, seconds or 10)
+        return service.score(_upload(a), _upload(b), start_s, seconds)
 
 
 def _add_search(app: FastAPI, service: Service) -> None:

@@ -94,7 +94,7 @@ class Service:
         return {"real": z.real.tolist(), "imag": z.imag.tolist()}
 
     def score(
-        self, a: Upload, b: Upload, start_s: float, seconds: float
+        self, a: Upload, b: Upload, start_s: float, seconds: float | None
     ) -> dict[str, float | None]:
         """Score two files that start together."""
         with self._room:
