@@ -69,7 +69,7 @@ def embed(
     elif out is None:
         for file, at, row in rows:
             shown = " ".join(f"{value:.3f}" for value in row[:3])
+            where = f"{file} from {at:g} s" if windows else str(file)
             typer.echo(
-                f"{file}{f' from {at:g} s' if windows else ''}: {shown} ... ({len(row)} complex numbers; all with --json "
-                "or --out)"
+                f"{where}: {shown} ... ({len(row)} complex numbers; all with --json or --out)"
             )

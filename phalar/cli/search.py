@@ -115,8 +115,8 @@ def _print_table(records: list[dict[str, Any]], *, changed: bool) -> None:
     for name in ("instrument", "bpm", "key", *(["change"] if changed else []), "file"):
         table.add_column(name, overflow="fold")
     for place, record in enumerate(records, start=1):
-        percent, tempo = record["percentile"], record["tempo_bpm"]
-        told = [record["instrument"] or "", f"{tempo:g}" if tempo else "", record["key"] or ""]
+        percent = record["percentile"]
+        told = [record["instrument"] or "", _told(record, "tempo"), _told(record, "key")]
         table.add_row(
             str(place),
             f"{record['score']:.3f}",
@@ -127,6 +127,16 @@ def _print_table(records: list[dict[str, Any]], *, changed: bool) -> None:
             record["path"],
         )
     Console(highlight=False, markup=False).print(table)
+
+
+def _told(record: dict[str, Any], what: str) -> str:
+    """Say tempo or key; what was only heard, and not said, with a tilde."""
+    value = record["tempo_bpm" if what == "tempo" else what]
+    if value is None:
+        return ""
+    if record[f"{what}_from"] == "sound":
+        return f"~{value:.0f}" if what == "tempo" else f"~{value}"
+    return f"{value:g}" if what == "tempo" else str(value)
 
 
 def _change(record: dict[str, Any]) -> str:

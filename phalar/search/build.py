@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from phalar import audio
 from phalar.model.similarity import SEARCH_DIMENSIONS
 from phalar.progress import track
-from phalar.search import approximate, names, store
-from phalar.search.store import Entry, Facts, State
+from phalar.search import approximate, estimate, names, store
+from phalar.search.store import NAME, SOUND, Entry, Facts, State
 from phalar.search.windows import Grid, cut, is_silent
 
 if TYPE_CHECKING:
@@ -252,32 +252,33 @@ class _Update:
             sha256 = file_sha256(path)
         except OSError as error:
             return _broken(name, "", f"cannot be read: {error.strerror}")
-        told = names.read(name)
         columns: dict[str, Any] = {
             "path": name,
             "bytes": status.st_size,
             "modified_ns": status.st_mtime_ns,
-            "instrument": told.instrument,
-            "tempo_bpm": told.tempo_bpm,
-            "key": told.key,
         }
         if same := self.by_content.get(sha256):
             self.counts["moved"] += 1
-            return replace(same, **columns)
+            heard = {
+                what: value
+                for what, value in (("tempo", same.tempo_bpm), ("key", same.key))
+                if getattr(same, f"{what}_from") == SOUND
+            }
+            return replace(same, **columns, **_told(name, heard))
         start = vectors.tell()
         try:
-            heard = self._hear(path, vectors)
+            samples, windows, silent, first = self._hear(path, vectors)
         except (ValueError, OSError) as error:
             vectors.seek(start)
             vectors.truncate()
             reason = str(error).removeprefix(f"{path}: ")
-            return replace(_broken(name, sha256, reason), **columns)
+            return replace(_broken(name, sha256, reason), **columns, **_told(name, {}))
         self.counts["heard"] += 1
-        samples, windows, silent = heard
         row = start // ROW_BYTES
         seconds = samples / audio.SAMPLE_RATE_HZ
         entry = Entry(
             **columns,
+            **_told(name, _estimated(first)),
             sha256=sha256,
             seconds=seconds,
             first=row,
@@ -288,13 +289,16 @@ class _Update:
         self.by_content[sha256] = entry
         return entry
 
-    def _hear(self, path: Path, vectors: BinaryIO) -> tuple[int, int, tuple[int, ...]]:
-        """Append the vectors of a file; give its length, their number, and the silent ones."""
-        samples = 0
+    def _hear(
+        self, path: Path, vectors: BinaryIO
+    ) -> tuple[int, int, tuple[int, ...], NDArray[np.float32]]:
+        """Append the vectors of a file; give its length, their number, the silent, its start."""
+        samples, first = 0, np.empty(0, np.float32)
 
         def counted() -> Iterator[NDArray[np.float32]]:
-            nonlocal samples
+            nonlocal samples, first
             for block in audio.blocks_mono(path):
+                first = block if samples == 0 else first
                 samples += len(block)
                 yield block
 
@@ -305,7 +309,7 @@ class _Update:
             windows += len(rows)
         if len(silent) == windows:
             raise ValueError("holds silence only")
-        return samples, windows, tuple(silent)
+        return samples, windows, tuple(silent), first
 
     def _compacted(self, entries: list[Entry]) -> list[Entry]:
         """Write the vectors anew without those of no file, where these are many."""
@@ -331,6 +335,31 @@ class _Update:
         for other in self.folder.glob("vectors-*.f32"):
             if other.name != self.state.vectors:
                 other.unlink()
+
+
+def _estimated(sound: NDArray[np.float32]) -> dict[str, Any]:
+    """Give what a sound tells clearly of its tempo and key."""
+    told: dict[str, Any] = {}
+    if found := estimate.estimate(sound):
+        if found.tempo_clearness >= estimate.SURE_TEMPO:
+            told["tempo"] = found.tempo_bpm
+        if found.key_clearness >= estimate.SURE_KEY:
+            told["key"] = found.key
+    return told
+
+
+def _told(name: str, heard: dict[str, Any]) -> dict[str, Any]:
+    """Give what is known of a file: by its name, or else as heard."""
+    told = names.read(name)
+    by_name = {"tempo": told.tempo_bpm, "key": told.key}
+    if told.instrument in estimate.WITHOUT_KEY:
+        heard = {what: value for what, value in heard.items() if what != "key"}
+    columns: dict[str, Any] = {"instrument": told.instrument}
+    for what, column in (("tempo", "tempo_bpm"), ("key", "key")):
+        value = by_name[what] or heard.get(what)
+        columns[column] = value
+        columns[f"{what}_from"] = None if value is None else NAME if by_name[what] else SOUND
+    return columns
 
 
 def _broken(name: str, sha256: str, reason: str) -> Entry:

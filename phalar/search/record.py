@@ -19,8 +19,10 @@ def record(model: Phalar, found: Found) -> dict[str, Any]:
         "start_s": round(found.start_s, 3),
         "seconds": round(entry.seconds, 3),
         "instrument": entry.instrument,
-        "tempo_bpm": entry.tempo_bpm,
+        "tempo_bpm": None if entry.tempo_bpm is None else round(entry.tempo_bpm, 1),
+        "tempo_from": entry.tempo_from,
         "key": entry.key,
+        "key_from": entry.key_from,
         "transpose_st": found.transpose_st,
         "stretch": found.stretch,
     }

@@ -27,6 +27,9 @@ FORMAT = 2
 FOLDER = ".phalar"
 """Where the index of a folder lies unless told otherwise: within it."""
 
+NAME, SOUND = "name", "sound"
+"""Who tells a tempo or a key; of the latter it is an estimate."""
+
 FACTS, TABLE, LOCK = "index.json", "files.parquet", "lock"
 
 SCHEMA = pa.schema(
@@ -69,7 +72,7 @@ class Entry:
     instrument: str | None = None
     tempo_bpm: float | None = None
     tempo_from: str | None = None
-    """Who says so: `name`, `tag`, or `sound`, which is an estimate."""
+    """`NAME` or `SOUND`."""
     key: str | None = None
     key_from: str | None = None
     reason: str | None = None

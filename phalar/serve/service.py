@@ -68,6 +68,8 @@ class Service:
             "window_s": index.facts.grid.window_s,
             "hop_s": index.facts.grid.hop_s,
             "longest_s": LONGEST_S,
+            "search": "exact" if self.searcher.codes is None else "approximate",
+            "recall": None if self.searcher.quality is None else self.searcher.quality.recall,
             "instruments": sorted(name for name in found if name),
         }
 

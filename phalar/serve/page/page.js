@@ -145,6 +145,7 @@ async function search() {
   const form = moment(new FormData());
   form.set("top", 20);
   form.set("transpose", $("transpose").value);
+  form.set("refine", $("refine").checked);
   if ($("instrument").value) form.append("instrument", $("instrument").value);
   for (const word of $("exclude").value.split(/[\s,]+/).filter(Boolean)) form.append("exclude", word);
   $("search").disabled = true;
@@ -183,8 +184,11 @@ function row(each, place) {
     event.dataTransfer.setData("DownloadURL", `application/octet-stream:${each.name}:${address}`);
     event.dataTransfer.setData("text/uri-list", address);
   });
-  const told = [each.instrument, each.tempo_bpm && `${Math.round(each.tempo_bpm)} bpm`, each.key,
-                `from ${each.start_s.toFixed(1)} s of ${each.seconds.toFixed(1)} s`,
+  const about = (from) => (from === "sound" ? "~" : "");
+  const told = [each.instrument,
+                each.tempo_bpm && `${about(each.tempo_from)}${Math.round(each.tempo_bpm)} bpm`,
+                each.key && `${about(each.key_from)}${each.key}`,
+                `from ${each.start_s.toFixed(2)} s of ${each.seconds.toFixed(1)} s`,
                 each.transpose_st && `transposed by ${each.transpose_st > 0 ? "+" : "−"}` +
                   `${Math.abs(each.transpose_st)}`,
                 each.path.includes("/") && `in ${each.path.slice(0, each.path.lastIndexOf("/"))}`];
@@ -295,7 +299,9 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
 (async () => {
   try {
     state.info = await (await ask("/api/info")).json();
-    $("library").textContent = `${state.info.library}: ${state.info.files} files`;
+    $("library").textContent = `${state.info.library}: ${state.info.files} files` +
+      (state.info.search === "approximate"
+        ? `, searched approximately (finds ${Math.round(100 * state.info.recall)} %)` : "");
     for (const name of state.info.instruments) $("instrument").append(new Option(name));
   } catch (error) {
     say(error.message, true);
