@@ -67,12 +67,40 @@ def test_a_model_that_hears_strokes_finds_the_beats(tempo_bpm, first_s) -> None:
     assert found["fixed"]["f1"] < 0.6
 
 
-def test_a_rise_of_one_step_survives_where_neighbouring_tempi_share_it() -> None:
+def opened(strong: np.ndarray) -> np.ndarray:
+    """The opening as a loop: the largest of the smallest values of all 3 x 3 squares around."""
+    rows, columns = strong.shape
+    smallest = {
+        (r, c): strong[r - 1 : r + 2, c - 1 : c + 2].min()
+        for r in range(1, rows - 1)
+        for c in range(1, columns - 1)
+    }
+    around = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
+    return np.array([
+        [max(smallest.get((r + a, c + b), 0.0) for a, b in around) for c in range(columns)]
+        for r in range(rows)
+    ])  # fmt: skip
+
+
+def test_onset_curve_equals_a_loop_and_drops_what_is_narrow() -> None:
+    scores = np.zeros((9, 400))
+    for step, height in enumerate((1.0, 2.5, 3.0)):  # strong for three steps, at seven tempi
+        scores[1:8, 101 + step :] = height
+    scores[2, 301:] += 3.0  # of one tempo alone
+    rise = np.zeros_like(scores)
+    for row in range(9):
+        for step in range(1, 399):
+            rise[row, step] = scores[row, step + 1] - scores[row, step - 1]
+    strong = np.where(rise > rise.mean() + 3 * rise.std(), rise, 0)
+    found = beats.onset_curve(scores)
+    np.testing.assert_allclose(found, opened(strong).sum(axis=0))
+    assert np.flatnonzero(found).tolist() == [100, 101, 102]
+
+
+def test_rises_that_are_all_narrow_stand_as_they_are() -> None:
     scores = np.zeros((9, 400))
     scores[:, 101:] += 1.0  # the central difference rises at two steps, fewer than the opening's
-    scores[0, 301:] += 1.0
-    (there,) = np.nonzero(beats.onset_curve(scores))
-    assert there.tolist() == [100, 101]
+    assert np.flatnonzero(beats.onset_curve(scores)).tolist() == [100, 101]
 
 
 def test_silence_has_no_beats() -> None:

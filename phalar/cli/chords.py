@@ -63,29 +63,24 @@ def chords(
     if as_json:
         print_json(found)
         return
-    table = Table("source", "held out by", "probe of", "accuracy", "95 %", "majmin", "root", "of")
+    table = Table("source", "held out", "by", "accuracy", "95 %", "majmin", "root")
     for source, judged in found.items():
         for way in ("recording", "piece"):
             for name in NAMES:
                 row = judged[way][name]
                 figures = (f"{row[key]:.3f}" for key in ("majmin", "root"))
                 interval = f"{row['low']:.2f}..{row['high']:.2f}"
-                table.add_row(
-                    source,
-                    way,
-                    name,
-                    f"{row['accuracy']:.3f}",
-                    interval,
-                    *figures,
-                    str(judged[f"{way}s"]),
-                )
+                accuracy = f"{row['accuracy']:.3f}"
+                table.add_row(source, way, name, accuracy, interval, *figures)
     console = Console(highlight=False)
     console.print(table)
     for source, judged in found.items():
+        console.print(
+            f"{source}: {judged['windows']} windows of {judged['recordings']} recordings, "
+            f"{judged['pieces']} pieces"
+        )
         if judged["left_out"]:
             qualities = ", ".join(f"{name} {count}" for name, count in judged["left_out"].items())
-            console.print(
-                f"{source}: {judged['windows']} windows, left out by quality: {qualities}"
-            )
+            console.print(f"{source}: windows left out by quality of their chord: {qualities}")
     for line in probes.lines({"chords": asked.missing}):
         console.print(line)
