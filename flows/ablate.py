@@ -1,4 +1,4 @@
-"""Ablate: all variants of the model with one budget, as experiments of DVC's, and their table."""
+"""Ablate: all variants of the model with one budget, as DVC's experiments, and their table."""
 
 from __future__ import annotations
 

@@ -55,8 +55,17 @@ def probe(pairs: int = 6) -> s.Probe:
         [tone(200 * 1.2**n) * (np.sin(np.pi * (1 + n) * time_s) > 0) for n in range(pairs)]
     ).astype(np.float32)
     tempo: list[float | None] = [60.0] * (pairs - 1)
+    # What is heard is the middle of longer pairs.
+    edge = SAMPLE_RATE_HZ // 2
+    whole = np.pad(waves, ((0, 0), (edge, edge)), mode="reflect")
     return s.Probe(
-        "made", waves, waves, [f"song{n}" for n in range(pairs)], [*tempo, None], [*range(pairs)]
+        "made",
+        whole,
+        whole,
+        clip_samples=SECONDS * SAMPLE_RATE_HZ,
+        songs=[f"song{n}" for n in range(pairs)],
+        tempo_bpm=[*tempo, None],
+        numbers=[*range(pairs)],
     )
 
 
@@ -79,6 +88,10 @@ def test_a_model_of_the_spectrum_hears_pitch_and_no_shift() -> None:
     assert top1["gain", -12] == 1
     assert len(rows) == s.count_rows(probe())
     assert all(tuple(row) == s.COLUMNS for row in rows)
+    # Shorter and longer than what is heard, as far as the pairs go; what is heard is among them.
+    heard = [row for row in rows if row["change"] == "clip length"]
+    assert [row["amount"] for row in heard] == [2, SECONDS, 4]
+    assert heard[1]["score"] == rows[0]["score"]
     # Only where the tempo is known can a shift be told in beats.
     assert {row["pairs"] for row in rows if row["change"] == "time shift"} == {5}
 
@@ -87,7 +100,7 @@ def test_a_model_of_the_moment_hears_shifts() -> None:
     def envelope(waves: np.ndarray) -> np.ndarray:
         short = np.abs(waves).reshape(len(waves), -1, 800).mean(axis=2)[:, :40]
         short = short - short.mean(axis=1, keepdims=True)
-        return short / np.linalg.norm(short, axis=1, keepdims=True)
+        return short / (np.linalg.norm(short, axis=1, keepdims=True) + 1e-9)
 
     score = {(row["change"], row["amount"]): row["score"] for row in run(envelope)}
     assert score[s.NONE, 0.0] == pytest.approx(1)

@@ -201,16 +201,7 @@ def _sensitivity(rows: list[dict[str, Any]], change: str, unit: str, ax: Axes) -
         xs = [float(row["amount"]) for row in points]
         low, high = ([100 * float(row[end]) for row in points] for end in ("low", "high"))
         ax.fill_between(xs, low, high, color=STAND_IN[MODEL], alpha=0.12, linewidth=0)
-        top1 = [100 * float(row["top1"]) for row in points]
-        ax.plot(
-            xs,
-            top1,
-            linestyle=dashes,
-            marker="o",
-            markersize=3,
-            color=STAND_IN[MODEL],
-            label=source,
-        )
+        _line(ax, xs, [float(row["top1"]) for row in points], dashes, source)
     ax.set_ylim(0, 102)
     ax.set_xlabel(f"{change}, {unit}")
     ax.set_ylabel("top-1 accuracy, %")
@@ -228,20 +219,18 @@ def _loss(history: list[dict[str, float]], ax: Axes) -> None:
 def _validations(rows: list[dict[str, float]], ax: Axes) -> None:
     steps = [row["step"] for row in rows]
     for name, dashes in zip((key for key in rows[0] if key != "step"), cycle(LINES)):
-        values = [100 * row[name] for row in rows]
-        ax.plot(
-            steps,
-            values,
-            linestyle=dashes,
-            marker="o",
-            markersize=3,
-            color=STAND_IN[MODEL],
-            label=name,
-        )
+        _line(ax, steps, [row[name] for row in rows], dashes, name)
     ax.set_ylim(0, 102)
     ax.set_xlabel("step")
     ax.set_ylabel("validation top-1, %")
     ax.legend(frameon=False, labelcolor=STAND_IN["ink"])
+
+
+def _line(ax: Axes, xs: list[float], fractions: list[float], dashes: str, label: str) -> None:
+    """Draw the model's accuracy, in percent; sources are told apart by their dashes."""
+    values = [100 * fraction for fraction in fractions]
+    look: Any = {"linestyle": dashes, "marker": "o", "markersize": 3, "color": STAND_IN[MODEL]}
+    ax.plot(xs, values, label=label, **look)
 
 
 def _draw(panels: list[Callable[[Axes], Any]]) -> str:

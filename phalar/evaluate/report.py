@@ -17,7 +17,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from phalar import audio
-from phalar.evaluate import plots
+from phalar.evaluate import ablation, plots
 from phalar.evaluate.measure import Group, Measured
 from phalar.evaluate.retrieval import Trials, score_trials
 from phalar.evaluate.sensitivity import UNITS
@@ -95,6 +95,7 @@ def page(params: Params, paths: Paths, measured: Measured, extra: Extra, *, spli
         measured=measured,
         headlines=list(_headlines(measured)),
         paper=PAPER,
+        ablations=ablation.PAPER,
         curves=_in_page(plots.accuracy_over_candidates(measured, next(iter(PAPER.values())))),
         details=extra.details,
         confusions=list(_confusions(extra.details)),

@@ -53,9 +53,11 @@ class Probe:
 
     source: str
     anchors: Waves
-    """(P, N)"""
+    """(P, N), as long as they were rendered."""
     positives: Waves
     """(P, N)"""
+    clip_samples: int
+    """Of their middle, which is heard but where another length is tried."""
     songs: list[str]
     tempo_bpm: list[float | None]
     numbers: list[int]
@@ -95,7 +97,9 @@ def sensitivity(
         `source`, `change`, `amount`, `top1` with `low` and `high`, mean `score` of the true pairs,
         `candidates`, `pairs`. The first row has change `none`.
     """
-    anchors, positives = embed(probe.anchors), embed(probe.positives)
+    anchors, positives = (
+        embed(middle(side, probe.clip_samples)) for side in (probe.anchors, probe.positives)
+    )
     every = np.arange(len(anchors))
 
     def row(change: str, amount: float, scores: Floats, kept: Places) -> dict[str, Any]:
@@ -119,29 +123,34 @@ def sensitivity(
         scores = base.copy()
         scores[kept, kept] = score(anchors[kept], embed(changed)).diagonal()
         yield row(change, amount, scores, kept)
-    for length_s in LENGTHS_S:
-        samples = round(length_s * SAMPLE_RATE_HZ)
-        if samples < probe.anchors.shape[1]:
-            first = (probe.anchors.shape[1] - samples) // 2
-            shorter = [
-                np.ascontiguousarray(side[:, first : first + samples])
-                for side in (probe.anchors, probe.positives)
-            ]
-            yield row("clip length", length_s, score(*map(embed, shorter)), every)
+    for samples in lengths(probe):
+        sides = (middle(side, samples) for side in (probe.anchors, probe.positives))
+        scores = base if samples == probe.clip_samples else score(*map(embed, sides))
+        yield row("clip length", samples / SAMPLE_RATE_HZ, scores, every)
+
+
+def middle(waves: Waves, samples: int) -> Waves:
+    """Cut so many samples from the middle of each, (P, samples)."""
+    first = (waves.shape[1] - samples) // 2
+    return np.ascontiguousarray(waves[:, first : first + samples])
+
+
+def lengths(probe: Probe) -> list[int]:
+    """All lengths in samples that the pairs suffice for, and that of the clip."""
+    wanted = (round(length_s * SAMPLE_RATE_HZ) for length_s in LENGTHS_S)
+    return sorted({probe.clip_samples, *(n for n in wanted if n <= probe.anchors.shape[1])})
 
 
 def count_rows(probe: Probe) -> int:
     """How many rows `sensitivity` yields."""
     shifts = len(SHIFTS_BEATS) if any(probe.tempo_bpm) else 0
-    samples: int = probe.anchors.shape[1]
-    lengths = sum(round(s * SAMPLE_RATE_HZ) < samples for s in LENGTHS_S)
     others = len(PITCHES_ST) + len(GAINS_DB) + len(NOISES_DB) + len(BANDS_HZ)
-    return 1 + shifts + others + lengths
+    return 1 + shifts + others + len(lengths(probe))
 
 
 def changes(probe: Probe, seed: int) -> Iterator[tuple[str, float, Waves, Places]]:
     """Yield what is done, how much of it, the changed positives, and of which pairs they are."""
-    waves = probe.positives
+    waves = middle(probe.positives, probe.clip_samples)
     every = np.arange(len(waves))
     timed = np.array([n for n in every if probe.tempo_bpm[n]], dtype=np.int64)
     if len(timed):

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from phalar import calibration, progress
+from phalar.audio import SAMPLE_RATE_HZ
 from phalar.evaluate import hearing, keys, plots, probes, ranks, report
 from phalar.evaluate.bootstrap import Bootstrap
 from phalar.evaluate.details import measure_details, read_facts
@@ -26,7 +27,7 @@ from phalar.evaluate.retrieval import read_trials
 from phalar.evaluate.sensitivity import COLUMNS, Probe, count_rows, sensitivity
 from phalar.model import Phalar, load_model
 from phalar.params import Params, Paths
-from phalar.train.batches import read_pairs
+from phalar.train.batches import PairIndex, read_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def _measure(model: Phalar, params: Params, paths: Paths) -> Measured:
 def _sensitivity(model: Phalar, params: Params, paths: Paths) -> Iterator[dict[str, Any]]:
     """Change the stems of some audible pairs of each source, evenly taken from all."""
     settings = params.evaluate
+    whole_s = PairIndex.read(paths.render, SPLIT).samples / SAMPLE_RATE_HZ
     table = pq.read_table(
         paths.render / "pairs.parquet",
         columns=["pair", "source", "song", "tempo_bpm"],
@@ -108,7 +110,7 @@ def _sensitivity(model: Phalar, params: Params, paths: Paths) -> Iterator[dict[s
         (batch,) = read_pairs(
             paths.render,
             SPLIT,
-            clip_s=settings.clip_s,
+            clip_s=whole_s,
             batch_pairs=len(pairs),
             wanted=np.array(pairs),
         )
@@ -117,6 +119,7 @@ def _sensitivity(model: Phalar, params: Params, paths: Paths) -> Iterator[dict[s
             source=source,
             anchors=np.ascontiguousarray(wave[:, 0]),
             positives=np.ascontiguousarray(wave[:, 1]),
+            clip_samples=round(settings.clip_s * SAMPLE_RATE_HZ),
             songs=[row["song"] for row in rows],
             tempo_bpm=[row["tempo_bpm"] for row in rows],
             numbers=pairs,
