@@ -14,7 +14,7 @@ from dvc.exceptions import DvcException
 from rich.console import Console
 from rich.table import Table
 
-from flows import experiments, journal, orchestrator, process, repro, server
+from flows import experiments, journal, process, repro, server
 from flows.command import FAILED, STOPPED, WRONG_USE, explain, fail
 from flows.experiments import Changes
 from phalar import params as parameters
@@ -76,7 +76,6 @@ def look(plan: Plan) -> Outcome:
     )
 
 
-@orchestrator.flow
 def ablate(plan: Plan, command: str) -> Outcome:
     """Run what is missing, one variant after another, and lay out all that is done as a table."""
     outcome = look(plan)
@@ -89,7 +88,7 @@ def ablate(plan: Plan, command: str) -> Outcome:
         print(f"\nablation {place} of {len(missing)}: {variant}, about {left} left", flush=True)
         started = time.monotonic()
         try:
-            orchestrator.task(experiments.run, name=variant)(
+            experiments.run(
                 name_of(variant),
                 plan.of(variant),
                 plan.params,
@@ -136,7 +135,6 @@ def tabulate(plan: Plan, outcome: Outcome, command: str) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(f"report {folder / ablation.REPORT}; also dvc exp show", soft_wrap=True)
-    orchestrator.show_table("ablation", [dict(zip(head, row, strict=True)) for row in body], TITLE)
 
 
 def main() -> int:
@@ -212,7 +210,6 @@ def _run(plan: Plan, words: argparse.Namespace) -> int:
         if (code := repro.reproduce("render")) != 0:
             raise RuntimeError(f"dvc repro render ended with exit code {code}; see above")
         with server.background():
-            orchestrator.connect()
             outcome = ablate(plan, command)
     for variant, reason in outcome.failures.items():
         print(f"{name_of(variant)} failed: {reason}", file=sys.stderr)

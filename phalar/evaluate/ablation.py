@@ -122,7 +122,7 @@ def rows(table: dict[str, Any]) -> list[list[str]]:
         ours = variant["ours"]
         cells = [_cell(ours["sources"][source]) if ours else "not run" for source in sources]
         parameters = ours.get("parameters", variant["paper"]["parameters"])
-        laid.append([name, f"{parameters:,}", f"{variant['paper']['top1']:.1f}", *cells])
+        laid.append([name, f"{parameters:,}", f"{variant['paper']['top1']:.2f}", *cells])
     return laid
 
 
