@@ -130,7 +130,10 @@ def _server() -> str:
     orchestrator.connect()
     url = os.environ.get("PREFECT_API_URL")
     if url is None:
-        raise ConnectionError("a night needs a Prefect server; see PHALAR_ORCHESTRATOR")
+        log = server.HOME / "server.log"
+        raise ConnectionError(
+            f"a night needs a Prefect server, and none answers; see PHALAR_ORCHESTRATOR and {log}"
+        )
     return url
 
 

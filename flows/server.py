@@ -22,7 +22,7 @@ HOME = Path(".prefect")
 NOTE = HOME / "server.json"
 """Address and process of the server that runs, where the stages look for it."""
 USUAL_PORT = 4200
-START_S = 40.0
+START_S = 120.0
 """A server that does not answer by then is given up; the very first start makes its database."""
 
 SETTINGS = {

@@ -2,123 +2,48 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import pytest
 import yaml
-from tiny_line import Line
+from nights import Nights, wait_until
 
 from flows import night, repro
 
-PATIENCE_S = 1500.0
-"""For a night on a busy machine; a tick of the schedule alone takes a minute."""
 
-WHO = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-class Nights:
-    """A line under `flows.nightly --serve`, with a schedule of a night a minute."""
-
-    def __init__(self, folder: Path) -> None:
-        self.line = Line(folder)
-        self.folder = folder
-        self.line.change(lambda values: values["register"].update(gate_times_chance=0.0))
-        self.line.succeed(
-            "dvc", "remote", "add", "--default", "store", str(folder.parent / "store")
-        )
-        self.line.succeed("dvc", "repro", "download@chorales", "download@bands")
-        self.all_bands = folder.parent / "bands"
-        shutil.copytree(folder / "data/download/bands", self.all_bands)
-        self.line.keep_few_scores()
-        self.commit()
-
-    def commit(self) -> None:
-        for words in (("add", "--all", "."), (*WHO, "commit", "--quiet", "--message", "a state")):
-            subprocess.run(["git", *words], cwd=self.folder, check=True)
-
-    @contextmanager
-    def between_nights(self) -> Iterator[None]:
-        """Keep nights from starting while something is changed."""
-        with (self.folder / repro.LOCK).open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-    def serve(self, printed: Path) -> subprocess.Popen[bytes]:
-        """Start the schedule: a night a minute."""
-        words = ["--serve", "--cron", "* * * * *", "--timezone", "Asia/Tokyo"]
-        return subprocess.Popen(
+@contextmanager
+def schedule(nights: Nights, printed: Path) -> Iterator[None]:
+    """Serve a night a minute, by the words of the README."""
+    words = ["--serve", "--cron", "* * * * *", "--timezone", "Asia/Tokyo"]
+    with printed.open("wb") as output:
+        child = subprocess.Popen(
             [sys.executable, "-m", "flows.nightly", *words],
-            cwd=self.folder,
-            env=self.line.environment,
-            stdout=printed.open("wb"),
+            cwd=nights.folder,
+            env=nights.line.environment,
+            stdout=output,
             stderr=subprocess.STDOUT,
         )
-
-    def runs(self) -> list[dict[str, Any]]:
-        """All nights that have ended, as the server tells of them."""
-        note = json.loads((self.folder / ".prefect/server.json").read_text())
-        query = {"sort": "START_TIME_ASC", "flows": {"name": {"any_": ["nightly"]}}}
-        request = urllib.request.Request(
-            f"{note['url']}/flow_runs/filter",
-            json.dumps(query).encode(),
-            {"Content-Type": "application/json"},
-        )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                found = json.load(answer)
-        except urllib.error.URLError:  # it starts still
-            return []
-        return [run["state"] for run in found if run["state"]["type"] in ENDED]
+            yield
+        finally:
+            child.send_signal(signal.SIGINT)
+            child.wait(timeout=300)
 
-    def wait_for(self, name: str, since: int) -> str:
-        """Wait for a night that ends so, after so many others; give its message."""
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
-            for state in self.runs()[since:]:
-                if state["name"] == name:
-                    return str(state["message"])
-            time.sleep(1)
-        raise AssertionError(f"no night ended as {name}: {self.runs()}")
 
-    def aliases(self) -> dict[str, str]:
-        import mlflow
-
-        client = mlflow.MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
-        found = client.get_registered_model("phalar").aliases
-        return {alias: str(version) for alias, version in found.items()}
-
-    def phalar(self, *words: str) -> Any:
-        """Run the command; give what it prints as JSON."""
-        return json.loads(self.line.succeed("phalar.cli", *words, "--json"))
-
-    def add_tracks(self) -> None:
-        """Let two more scores of `bands` arrive."""
-        folder = self.folder / "data/download/bands"
-        path = folder / "receipt.json"
-        receipt = json.loads(path.read_text())
-        there = {file["path"] for file in receipt["files"]}
-        files = json.loads((self.all_bands / "receipt.json").read_text())["files"]
-        new = [file for file in files if file["path"] not in there][:2]
-        for file in new:
-            shutil.copy(self.all_bands / file["path"], folder / file["path"])
-        path.unlink()  # a link into DVC's cache
-        path.write_text(json.dumps({**receipt, "files": receipt["files"] + new}))
-        self.line.succeed("dvc", "commit", "--quiet", "--force", "download@bands")
+def wait_for(nights: Nights, name: str, since: int) -> str:
+    """Wait for a night that ends so, after so many others; give its message."""
+    found = wait_until(lambda: [why for _, how, why in nights.states()[since:] if how == name])
+    return str(found[0])
 
 
 @pytest.mark.slow
@@ -126,87 +51,114 @@ class Nights:
 def test_nights_in_a_row(tmp_path) -> None:
     nights = Nights(tmp_path / "project")
     line = nights.line
+
+    nights.ruin_the_recipe()
+    nights.commit()
     printed = line.succeed("flows.nightly", "--dry-run")
     assert "dvc repro: train, weights" in printed
     assert not (nights.folder / "mlflow.db").exists()
-    serve = nights.serve(tmp_path / "printed")
-    try:
-        wait_until(lambda: (nights.folder / ".prefect/server.json").exists())
-        message = nights.wait_for("Promoted", 0)
-        assert "pushed to store" in message
+    with schedule(nights, tmp_path / "printed"):
+        message = wait_for(nights, "Promoted", 0)
+        assert message.endswith("there is no challenger to decide about; pushed to store")
         assert nights.aliases() == {"champion": "1"}
-        assert any((tmp_path / "store").rglob("*"))
+        assert any(nights.store.rglob("*"))
 
-        nights.wait_for("Nothing new", 0)
+        wait_for(nights, "Nothing new", 0)
         with nights.between_nights():
-            before = len(nights.runs())
-            nights.wait_for("Skipped", before)
-            nights.add_tracks()
-            line.change(lambda values: values["register"]["promote"].update(gain=1.0, loss=1.0))
+            wait_for(nights, "Skipped", 0)
+            # New songs, and a recipe that learns: better, by its answers to the same trials.
+            nights.add_songs("train", 2)
+            line.succeed("dvc", "repro", "-f", "-s", "download@folder")
+            nights.mend_the_recipe()
             nights.commit()
-            before = len(nights.runs())
-        message = nights.wait_for("Kept", before)
-        assert "nowhere surely better by more than 100" in message
-        assert nights.aliases() == {"champion": "1", "challenger": "2"}
+            before = len(nights.states())
+        message = wait_for(nights, "Promoted", before)
+        assert "phalar/2 is champion now: surely better: folder paper K = 4" in message
+        assert "| folder | paper | 4 |" in nights.artifacts()[-1]
+        assert nights.aliases() == {"champion": "2"}
 
         with nights.between_nights():
-            chain = nights.phalar("lineage", "phalar/1")
+            nights.add_songs("train", 1)
+            line.succeed("dvc", "repro", "-f", "-s", "download@folder")
+            nights.ruin_the_recipe()
+            nights.commit()
+            before = len(nights.states())
+        message = wait_for(nights, "Kept", before)
+        assert "phalar/3 is not promoted: worse by more than 2 points: folder paper" in message
+        assert nights.aliases() == {"champion": "2", "challenger": "3"}
+
+        with nights.between_nights():
+            chain = nights.phalar("lineage", "phalar/2")
             gone = next(t for t in chain["tracks"] if t["split"] == "train")
             name = f"{gone['source']}/{gone['track']}"
             done = nights.phalar("withdraw", name, "--reason", "the artist asked")
-            assert {m["model"] for m in done["models"]} == {"phalar/1", "phalar/2"}
+            marked = {(model["model"], model["verdict"]) for model in done["models"]}
+            assert marked == {(f"phalar/{n}", "must be trained again") for n in (1, 2, 3)}
             nights.commit()
-            before = len(nights.runs())
-        message = nights.wait_for("Promoted", before)
-        assert "champion 1 was trained on a withdrawn track" in message
-        assert nights.aliases() == {"champion": "3"}
+            before = len(nights.states())
+        message = wait_for(nights, "Promoted", before)
+        assert "champion 2 was trained on a withdrawn track" in message
+        assert nights.aliases() == {"champion": "4"}
 
         with nights.between_nights():
-            line.change(lambda values: values["register"].update(gate_times_chance=1000.0))
-            before = len(nights.runs())
-        message = nights.wait_for("Failed", before)
+            nights.change(lambda values: values["register"].update(gate_times_chance=1000.0))
+            before = len(nights.states())
+        message = wait_for(nights, "Failed", before)
         assert "register: gate: " in message
-        assert nights.aliases() == {"champion": "3"}
-    finally:
-        serve.send_signal(signal.SIGINT)
-        serve.wait(timeout=300)
+        assert nights.aliases() == {"champion": "4"}
     wait_until(line.nothing_runs)
 
     who = nights.phalar("lineage", "--track", name)
-    assert [place["name"] for place in who["places"]] == ["phalar/1", "phalar/2"]
-    assert (who["searched"], who["unknown"]) == (3, [])
+    assert [place["name"] for place in who["places"]] == ["phalar/1", "phalar/2", "phalar/3"]
+    assert (who["searched"], who["unknown"]) == (4, [])
     assert nights.phalar("lineage", "phalar@champion", "--verify")["counts"].get("wrong", 0) == 0
-    verified = line.run("phalar.cli", "lineage", "phalar/1", "--verify", "--json")
-    wrong = [c for c in json.loads(verified.stdout)["checks"] if c["state"] == "wrong"]
-    assert (verified.returncode, [c["link"] for c in wrong]) == (1, ["withdrawn"])
+    for old in (1, 2, 3):
+        verified = line.run("phalar.cli", "lineage", f"phalar/{old}", "--verify", "--json")
+        wrong = [c for c in json.loads(verified.stdout)["checks"] if c["state"] == "wrong"]
+        assert (verified.returncode, [c["link"] for c in wrong]) == (1, ["withdrawn"])
 
 
-def wait_until(what: Any) -> None:
-    """Wait until something is true."""
-    end = time.monotonic() + PATIENCE_S
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-
-
-def test_a_report_is_posted_and_a_deaf_webhook_fails_no_night(monkeypatch, caplog) -> None:
-    heard = []
+def test_a_report_is_posted_and_a_bad_webhook_fails_no_night(monkeypatch, caplog) -> None:
+    """It takes it; then it is down, talks nonsense, drips for ever, and is no address."""
+    heard, nonsense = [], ["HTTP/1.1 204 No Content\r\n\r\n"]
 
     class Ear(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
+            if said := nonsense.pop():
+                self.wfile.write(said.encode())
+                return
+            for _ in range(100):
+                self.wfile.write(b"H")
+                time.sleep(0.05)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
 
     report = night.Report("Failed", lines=["render: the disk is full"])
     night.post(report)
     with HTTPServer(("127.0.0.1", 0), Ear) as server:
-        Thread(target=server.handle_request, daemon=True).start()
+        Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv(night.WEBHOOK, f"http://127.0.0.1:{server.server_port}")
         night.post(report)
-    assert heard == [{"text": "phalar nightly: Failed. render: the disk is full"}]
-    night.post(report)
-    assert "the report was not taken" in caplog.text
+        assert heard == [{"text": "phalar nightly: Failed. render: the disk is full"}]
+        assert not caplog.records
+        nonsense.append("it was nice to hear from you\r\n")
+        night.post(report)
+        assert "the report was not taken: it was nice" in caplog.text
+        nonsense.append("")
+        monkeypatch.setattr(night, "WEBHOOK_S", 0.5)
+        night.post(report)
+        assert "PHALAR_WEBHOOK: no answer within 0.5 s" in caplog.text
+        server.shutdown()
+    for address, why in (
+        (f"http://127.0.0.1:{server.server_port}", "refused"),
+        ("no address", "unknown url type"),
+    ):
+        monkeypatch.setenv(night.WEBHOOK, address)
+        night.post(report)
+        assert "the report was not taken" in caplog.records[-1].getMessage()
+        assert why in caplog.records[-1].getMessage()
 
 
 def test_a_plan_says_what_would_run() -> None:
@@ -217,6 +169,12 @@ def test_a_plan_says_what_would_run() -> None:
         "gate: challenger against champion",
         "dvc push: no remote is set, so nothing is pushed",
     ]
+    late = night.Plan([], gate=False, remote="store", push=True)
+    assert (late.is_empty, late.tell()) == (False, "dvc push: store")
+    due = repro.Due("train", "weights", 1.0)
+    untidy = night.Plan([due], gate=False, remote="store", dirty=True).tell().splitlines()
+    assert untidy[0] == "dvc repro: train, weights"
+    assert untidy[-1].startswith("git: the tree is dirty")
 
 
 def test_a_wrong_schedule_is_wrong_use(tmp_path) -> None:
