@@ -1,9 +1,12 @@
 """Gate and champion: the rule, its record, promotion in one step, the way back, and withdrawal."""
 
+import copy
 import json
 import multiprocessing
 import os
 import re
+import shutil
+import signal
 
 import pyarrow as pa
 import pytest
@@ -52,6 +55,33 @@ def test_largest_k_of_the_protocol_decides() -> None:
 def project(tmp_path, tiny_songs, monkeypatch) -> Project:
     made = Project(tmp_path / "project", tiny_songs)
     monkeypatch.chdir(made.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
+    monkeypatch.setattr(ranks, "question", lambda *_: "asked")
+    return made
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tiny_songs) -> Project:
+    """A champion, and a challenger that is better."""
+    made = Project(tmp_path_factory.mktemp("two") / "project", tiny_songs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made.folder)
+        patch.setenv("MLFLOW_TRACKING_URI", made.uri)
+        patch.setattr(ranks, "question", lambda *_: "asked")
+        for version, hits in ((1, 10), (2, 25)):
+            answer(made, hits)
+            made.register(version)
+    return made
+
+
+@pytest.fixture
+def better(two, tmp_path, monkeypatch) -> Project:
+    """The same with a registry of its own: no open connection is shared with a forked child."""
+    made = copy.copy(two)
+    made.folder = tmp_path
+    shutil.copy(two.folder / "params.yaml", tmp_path)
+    shutil.copy(two.folder / "mlflow.db", tmp_path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
     monkeypatch.setattr(ranks, "question", lambda *_: "asked")
     return made
@@ -178,6 +208,55 @@ def test_two_processes_that_promote_leave_one_champion(project) -> None:
     assert said[0] in ("2", "3")
     assert f"the champion is version {said[0]} now" in said[1]
     assert aliases(project)["champion"] == said[0]
+
+
+WRITES = ("set_model_version_tag", "set_registered_model_alias", "delete_registered_model_alias")
+
+
+class Mortal:
+    """A registry whose user is killed -9 after so many changes."""
+
+    def __init__(self, client, changes: int) -> None:
+        self._client, self._left = client, changes
+
+    def __getattr__(self, name):
+        if name in WRITES:
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._left -= 1
+        return getattr(self._client, name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        (0, {"champion": "1", "challenger": "2"}),
+        (1, {"champion": "1", "challenger": "2"}),
+        (2, {"champion": "1", "challenger": "2"}),
+        (3, {"champion": "2", "challenger": "2"}),
+    ],
+)
+def test_killed_promotion_leaves_a_champion_and_is_ended_by_the_next(better, changes, left) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            with registry.opened(better.uri) as client:
+                champion.promote(Mortal(client, changes), "phalar", "2", instead_of="1")
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert aliases(better) == left
+    with registry.opened(better.uri) as client:
+        assert gate.is_due(client, "phalar")
+        kept = client.get_model_version("phalar", "2").tags.get(gate.WHY)
+    gate.run(better.params, better.paths)
+    assert aliases(better) == {"champion": "2"}
+    with registry.opened(better.uri) as client:
+        assert not gate.is_due(client, "phalar")
+        tags = client.get_model_version("phalar", "2").tags
+    assert tags[champion.BEFORE] == "1"
+    # Whose alias had moved was decided about, and that decision stands.
+    assert (tags.get(gate.WHY) == kept) == (left["champion"] == "2")
 
 
 def test_withdrawal_names_and_marks_the_models(project, capsys) -> None:
