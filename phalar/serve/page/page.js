@@ -197,7 +197,7 @@ function row(each, place) {
   score.title = `score ${each.score.toFixed(4)}`;
   if (each.percentile === null) score.append(element("b", "", each.score.toFixed(2)));
   else score.append(element("b", "", each.percentile.toFixed(each.percentile > 99 ? 1 : 0)),
-                    element("small", "", "of 100"));
+                    element("small", "", `of 100 · ${each.score.toFixed(2)}`));
   const get = element("a", "get", "Download");
   get.href = `${address}?download=true`;
   get.setAttribute("download", each.name);
