@@ -28,7 +28,7 @@ import torch
 
 import phalar
 from phalar.search import Searcher, Wanted, open_index, store
-from phalar.search.store import Entry, Facts
+from phalar.search.store import Entry, Facts, State
 from phalar.search.windows import Grid
 
 WINDOWS_A_FILE = 20
@@ -49,10 +49,10 @@ def make_index(folder: Path, model: str, sha256: str, rows: int) -> None:
     seconds = 5 + 2.5 * (WINDOWS_A_FILE - 1)
     entries = [
         Entry(f"{number:06d}.wav", f"{number:064x}", 1, 1, seconds, number * WINDOWS_A_FILE,
-              WINDOWS_A_FILE, (), None, None, None, None)
+              WINDOWS_A_FILE, ())
         for number in range(rows // WINDOWS_A_FILE)
     ]  # fmt: skip
-    store.write_table(folder, entries, "vectors-0.f32")
+    store.write_table(folder, entries, State("vectors-0.f32", rows))
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
         folder = Path(root) / store.FOLDER
         folder.mkdir()
         make_index(folder, given.model, str(model.sha256), given.rows)
-        searcher = Searcher(open_index(folder))
+        searcher = Searcher(open_index(folder), exact=True)
         rows = torch.from_numpy(np.array(searcher.index.vectors[:MOST_CHECKED]))
         form = model.similarity.query_map()
         mapped, cpu, brute, same = [], [], [], 0
