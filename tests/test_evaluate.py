@@ -80,7 +80,7 @@ def test_metrics_say_what_whole_pieces_say(line) -> None:
     assert set(tracked["model"]) == {"f1", "low", "high", "cmlt", "amlt"}
     assert (tracked["pieces"], tracked["songs"]) == (2, 2)
     assert set(probed) == {"recording", "piece", "recordings", "pieces", "windows", "left_out"}
-    assert probed["windows"] == 5 * 6
+    assert probed["windows"] == 5 * 12
     # All tiny songs are in C: whoever answers so is right.
     assert probed["piece"]["majority"]["accuracy"] == 1
     details = json.loads((paths.evaluate / "details.json").read_text())
