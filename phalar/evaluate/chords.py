@@ -95,7 +95,7 @@ def windows(wave: Waves, settings: EvaluateChords) -> Waves:
 
 def chroma(wave: Waves, settings: EvaluateChords) -> Floats:
     """Fold the constant-Q of music (N,) into 12 pitch classes from C, a mean a hop: (W, 12)."""
-    with torch.inference_mode():
+    with torch.inference_mode(), linear.one_thread():
         magnitude_FT = ConstantQ()(torch.from_numpy(wave)[None])[0].double().numpy()
     folded = magnitude_FT.reshape(-1, BINS_PER_OCTAVE, magnitude_FT.shape[1]).sum(axis=0)
     frames = settings.hop_s * SAMPLE_RATE_HZ / HOP_SAMPLES
