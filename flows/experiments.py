@@ -13,7 +13,7 @@ from dvc.api import DVCFileSystem
 from dvc.repo import Repo
 
 from flows import process, repro
-from flows.train import CHECKPOINTS
+from flows.checkpoints import CHECKPOINTS
 from phalar import runlog
 from phalar.params import Params
 
