@@ -69,7 +69,8 @@ class Nights:
     def run(self, **changes: str) -> tuple[int, str]:
         """Run one night now; give its exit code and the last line that it wrote."""
         done = self.line.run("flows.nightly", **changes)
-        return done.returncode, (done.stdout + done.stderr).strip().splitlines()[-1]
+        said = done.stdout.strip() or done.stderr.strip()
+        return done.returncode, said.splitlines()[-1]
 
     @contextmanager
     def between_nights(self) -> Iterator[None]:

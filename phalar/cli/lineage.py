@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 DATA = Path("data")
 MODEL = "data/register/lineage.json"
+WIDE = 1000
+"""Columns of a tree that goes into a file or to another command."""
+SHOWN = 5
+"""Shards of a track that are named in a line."""
 
 
 def register(app: typer.Typer) -> None:
@@ -66,7 +70,10 @@ def lineage(
     elif mermaid:
         typer.echo(draw.mermaid(found), nl=False)
     elif svg is None:
-        Console(highlight=False).print(draw.tree(found))
+        console = Console(highlight=False)
+        if not console.is_terminal:  # a hash in two lines cannot be searched for
+            console.width = WIDE
+        console.print(draw.tree(found))
 
 
 def _verify(found: dict[str, Any], *, as_json: bool) -> None:
@@ -102,9 +109,11 @@ def _show_who_saw(wanted: Wanted, *, as_json: bool) -> None:
         run = f" (MLflow run {place.run})" if place.run else ""
         console.print(f"{place.name}{run}")
         for seen in place.sightings:
+            shards = ", ".join(list(seen.shards)[:SHOWN])
+            more = ", ... (all: --json)" if len(seen.shards) > SHOWN else ""
             console.print(
                 f"  {seen.source}/{seen.track}: {seen.split}, {seen.pairs} pairs in "
-                f"{len(seen.shards)} shards: {', '.join(seen.shards)}"
+                f"{len(seen.shards)} shards: {shards}{more}"
             )
     for run in found.runs:
         console.print(f"MLflow run {run}, whose model is not registered")
