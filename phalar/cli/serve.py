@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from phalar.cli.options import WrongUseError, load_of_index
-
-M_ARENA_MAX, ARENAS = -8, 2
-"""The number of glibc's option, and its value."""
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +32,6 @@ def serve(
     ] = None,
 ) -> None:
     """Open a page and an API on this machine: drop a mix, hear what of the library fits."""
-    _share_freed_memory()
     try:
         import uvicorn
 
@@ -64,13 +58,3 @@ def serve(
     at = f"[{host}]" if ":" in host else host
     typer.echo(f"http://{at}:{listening.getsockname()[1]}  (Ctrl-C ends it)")
     uvicorn.Server(config).run(sockets=[listening])
-
-
-def _share_freed_memory() -> None:
-    """Let all threads allocate from two arenas.
-
-    glibc gives forty threads sixteen on two cores, and each keeps what was freed in it: under load
-    memory grows to the sum of the peaks of all of them, rather than to that of two requests.
-    """
-    if sys.platform == "linux" and (choose := getattr(ctypes.CDLL(None), "mallopt", None)):
-        choose(M_ARENA_MAX, ARENAS)

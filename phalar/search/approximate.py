@@ -32,7 +32,7 @@ ASKED = 100
 """So many windows of the index are asked to choose how many candidates are scored, and as many
 others to measure."""
 
-AIM, LEAST = 0.975, 0.95
+AIM, LEAST = 0.985, 0.95
 """What choosing the number of candidates aims at; below the latter, codes are not used."""
 
 CANDIDATES = (125, 180, 250, 350, 500, 700, 1000, 1400, 2000, 2800, 4000, 5600, 8000)
