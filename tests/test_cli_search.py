@@ -24,13 +24,14 @@ def folder(tmp_path_factory):
     return root
 
 
-def test_from_a_folder_to_files_that_fit(call, folder) -> None:
+def test_from_a_folder_to_files_that_fit(call, folder, caplog) -> None:
     code, out, _ = call("index build stems --model m --window 2 --hop 1")
     assert code == 0
     assert "3 heard, 0 as they were, 0 moved or copied, 0 gone, 1 broken" in out
     assert "page.wav: cannot be decoded" in out
     code, out, _ = call("index info stems --json")
     assert (code, json.loads(out)["files"], json.loads(out)["windows"]) == (0, 3, 15)
+    assert (json.loads(out)["search"], json.loads(out)["recall"]) == ("exact", None)
     code, out, _ = call("index update stems --json")
     assert (code, json.loads(out)["heard"], json.loads(out)["kept"]) == (0, 0, 4)
     code, out, _ = call("index check stems")
@@ -40,7 +41,7 @@ def test_from_a_folder_to_files_that_fit(call, folder) -> None:
     records = json.loads(out)
     assert code == 0
     assert [r["score"] for r in records] == sorted((r["score"] for r in records), reverse=True)
-    assert {r["tempo_bpm"] for r in records} == {None, 100.0}
+    assert {(r["tempo_bpm"], r["tempo_from"]) for r in records} == {(None, None), (100.0, "name")}
     assert len(list((folder / "found").iterdir())) == 6
     code, out, _ = call("search mix.wav stems/bass.wav --index stems --exclude drums --top 5")
     assert code == 0
@@ -49,6 +50,13 @@ def test_from_a_folder_to_files_that_fit(call, folder) -> None:
     assert "drums" not in out
     code, out, _ = call("search mix.wav --index stems --transpose 0..1 --instrument bass")
     assert (code, out.count("bass.wav")) == (0, 1)
+    code, out, _ = call("search mix.wav --index stems --from 1 --exact --no-refine --json")
+    # Starts are those of windows, a second apart; the others are finer.
+    assert {r["start_s"] % 1 for r in json.loads(out)} == {0}
+    assert any(r["start_s"] % 1 for r in records)
+    code, _, _ = call("index update stems --approximate")
+    assert code == 0
+    assert "15 windows, codes need 1000 or more; searched exactly" in caplog.text
 
     (folder / "stems/new.wav").write_bytes((folder / "stems/bass.wav").read_bytes())
     code, out, _ = call("index check stems --json")

@@ -221,6 +221,20 @@ def test_vectors_of_files_that_are_gone_are_dropped_in_time(library, model) -> N
         np.testing.assert_array_equal(here, rows[entry.path])
 
 
+def test_an_opened_index_stays_as_it_was(library, model) -> None:
+    """Rows of a file that is gone are neither cut off nor written over: somebody reads them."""
+    opened = open_index(library)
+    before = np.array(opened.vectors)
+    last = max(opened.entries, key=lambda entry: entry.first)
+    for entry in opened.entries:
+        if entry.sha256 == last.sha256:
+            opened.path_of(entry).unlink()
+    update(library, model)
+    soundfile.write(library / "new.wav", tones(0.8, RATE_HZ, 20), RATE_HZ)
+    update(library, model)
+    np.testing.assert_array_equal(opened.vectors, before)
+
+
 def test_interrupted_goes_on_where_it_was(bare, indexed, model, monkeypatch) -> None:
     embed = build.embed_windows
     calls = []

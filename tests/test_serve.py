@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -197,3 +198,5 @@ def test_many_at_once_get_each_their_own_answer(client) -> None:
         answers = list(pool.map(ask, seeds * 8))
     assert answers == [alone[seed] for seed in seeds * 8]
     assert len(set(alone.values())) == 3
+    # Each thread that has computed keeps its buffers.
+    assert sum(thread.name.startswith("phalar") for thread in threading.enumerate()) <= 2

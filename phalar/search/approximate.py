@@ -51,12 +51,20 @@ def refresh(folder: Path, model: Phalar) -> None:
     Raises
     ------
     ValueError
-        Codes are asked for, but there are too few windows.
+        Codes are asked for, and faiss is missing.
     """
     index = store.open_index(folder)
     wanted = index.facts.codes
     if wanted is None:
         wanted = len(index.vectors) >= FROM_ROWS
+    elif wanted and len(index.vectors) < codes.LEAST_ROWS:
+        wanted = False
+        logger.warning(
+            "%s: %d windows, codes need %d or more; searched exactly, which takes no time here",
+            folder,
+            len(index.vectors),
+            codes.LEAST_ROWS,
+        )
     if wanted and not _will_do(index):
         try:
             name = _make(index, model)

@@ -91,22 +91,12 @@ def fit(vectors: Floats, rows: NDArray[np.int32], *, rng: np.random.Generator) -
     vectors : float32 array [shape=(R, 1024)]
         Of the index; mapped is enough.
     rows : int32 array
-        Which of them get codes.
+        Which of them get codes, `LEAST_ROWS` or more.
     rng : np.random.Generator
         Draws the rows that are learned from.
-
-    Raises
-    ------
-    ValueError
-        There are too few rows.
     """
     import faiss
 
-    if len(rows) < LEAST_ROWS:
-        raise ValueError(
-            f"{len(rows)} windows: approximate search needs {LEAST_ROWS} or more; exact search of "
-            "so few takes no time"
-        )
     index = faiss.index_factory(SEARCH_DIMENSIONS, KIND, faiss.METRIC_INNER_PRODUCT)
     learned = rng.choice(rows, min(LEARNED_ROWS, len(rows)), replace=False)
     index.train(np.asarray(vectors[np.sort(learned)]))
