@@ -16,7 +16,7 @@ from threading import Thread
 
 from dvc.repo import Repo
 
-from flows import journal, repro
+from flows import arrivals, journal, repro
 from phalar import gate, registry, runlog
 from phalar.evaluate.compare import Comparison
 from phalar.gate import Decision
@@ -105,7 +105,8 @@ def _table(figures: list[Comparison]) -> str:
 def look(params: Params) -> Plan:
     """Find out what is due, without running anything."""
     remote = Repo().config["core"].get("remote")
-    stages = repro.due(journal.read(params.paths.root / "journal.json"))
+    last = journal.read(params.paths.root / "journal.json")
+    stages = repro.due(last, arrivals.stages(params))
     push_waits = remote is not None and _on_remote(remote) != _pushed()
     dirty = runlog.git_facts(Path(), repro.PARAMS).dirty
     return Plan(stages, _gate_waits(params), remote, push_waits, dirty)
@@ -132,6 +133,7 @@ def _gate_waits(params: Params) -> bool:
 def reproduce(params: Params) -> None:
     """Run the line; `RuntimeError` says which stage failed, and why."""
     started = time.time()
+    arrivals.take_in(params)
     if repro.reproduce() != 0:
         raise RuntimeError(repro.failure(journal.read(params.paths.root / "journal.json"), started))
 

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from dvc.repo import Repo
 from rich.console import Console
 from rich.table import Table
 
-from flows import journal, process, server, summary
+from flows import arrivals, journal, process, server, summary
 from flows.command import FAILED, STOPPED, WRONG_USE, fail
 from phalar import params as parameters
 from phalar.params import Params
@@ -63,9 +63,10 @@ def main() -> int:
 def _run(params: Params, console: Console) -> int:
     """Announce, run, sum up."""
     records = params.paths.root / "journal.json"
-    if stages := due(journal.read(records)):
+    if stages := due(journal.read(records), arrivals.stages(params)):
         _announce(stages, console)
         started = time.time()
+        arrivals.take_in(params)
         with server.background():
             code = reproduce()
         if code != 0:
@@ -103,12 +104,15 @@ def alone(lock: Path = LOCK, *, what: str = "the line") -> Iterator[None]:
         yield
 
 
-def due(last: dict[str, journal.Entry]) -> list[Due]:
-    """List the stages that changed and all that follow them, in an order they can run in."""
+def due(last: dict[str, journal.Entry], arrived: Collection[str] = ()) -> list[Due]:
+    """List the stages that changed and all that follow them, in an order they can run in.
+
+    `arrived` names those that changed without DVC's knowledge.
+    """
     repo = Repo()
     graph = repo.index.graph  # an edge leads from a stage to one that it depends on
     status = repo.status()
-    changed = {stage for stage in graph if stage.addressing in status}
+    changed = {stage for stage in graph if stage.addressing in (*status, *arrived)}
     due = changed.union(*(nx.ancestors(graph, stage) for stage in changed))
     return [
         Due(stage.addressing, stage.desc, _expected_s(stage, last.get(stage.addressing)))
