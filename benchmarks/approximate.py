@@ -135,12 +135,6 @@ def write_index(folder: Path, model: Phalar, vectors: Path, rows: int) -> None:
     store.write_table(folder, entries, State("vectors-0.f32", rows))
 
 
-def rows_found(made: Codes, index: Index, query: NDArray[np.float32], candidates: int) -> set[int]:
-    """Give the ten best windows, whatever file they are of."""
-    near = made.nearest(query, candidates)[0]
-    return set(near[np.argsort(-(index.vectors[near] @ query[0]))[:10]].tolist())
-
-
 def timed(work: Callable[[], object]) -> tuple[float, float]:
     """Milliseconds by the clock and of CPU time."""
     start, start_cpu = time.perf_counter(), time.process_time()
@@ -169,24 +163,22 @@ def measure(data: Path, vectors: Path, most_rows: int) -> None:
         made, candidates = near.codes, near.candidates
         if made is None or not candidates:
             raise SystemExit(f"codes are no good here: {near.quality}")
-        by_file, by_row, times, exact_times = [], [], [], []
+        shares = []
+        times: dict[Searcher, list[tuple[float, float]]] = {near: [], exact: []}
         for query in queries[:, None]:
-            times.append(timed(lambda query=query: near.search([query], Wanted(10))))
-            exact_times.append(timed(lambda query=query: exact.search([query], Wanted(10))))
-            found, best = (
-                {each.entry.path for each in s.search([query], Wanted(10))[0]}
-                for s in (near, exact)
-            )
-            by_file.append(len(found & best) / 10)
-            scores = index.vectors @ query[0]
-            true = set(np.argpartition(-scores, 10)[:10].tolist())
-            by_row.append(len(rows_found(made, index, query, candidates) & true) / 10)
+            found = []
+            for searcher, taken in times.items():
+                start, start_cpu = time.perf_counter(), time.process_time()
+                best = searcher.search([query], Wanted(10))[0]
+                wall_s, cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
+                taken.append((1000 * wall_s, 1000 * cpu_s))
+                found.append({each.entry.path for each in best})
+            shares.append(len(found[0] & found[1]) / len(found[1]))
         print(f"{rows} windows, codes of them learned and measured in {build_ms / 1000:.0f} s CPU")
         print(f"{candidates} candidates; on the index itself: recall@10 {near.quality.recall:.3f}")
-        print(f"{len(queries)} queries of test songs: recall@10 of files {np.mean(by_file):.3f}, "
-              f"of windows {np.mean(by_row):.3f}")  # fmt: skip
-        tell("approximate", times)
-        tell("exact", exact_times)
+        print(f"{len(queries)} queries of test songs: recall@10 {np.mean(shares):.3f}")
+        tell("approximate", times[near])
+        tell("exact", times[exact])
         codes_mb = (index.folder / str(index.state.codes) / codes.CODES).stat().st_size / 2**20
         print(f"codes {codes_mb:.0f} MB, vectors {index.vectors.nbytes / 2**20:.0f} MB mapped")
         if rows < most_rows:

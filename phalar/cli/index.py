@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -114,15 +114,21 @@ def info(
         print_json(found)
         return
     broken = found.pop("broken")
-    recall, candidates = found.pop("recall"), found.pop("candidates")
-    if recall is not None:
-        share = f"{100 * recall:.1f} % of what an exact search finds"
-        found["search"] += f", finds {share}" if candidates else f"; codes would find {share}"
+    found["search"] = _search(found)
+    del found["recall"], found["candidates"]
     for name, value in found.items():
         shown = f"{value:.1f}" if isinstance(value, float) else value
         typer.echo(f"{name:>13}  {shown}")
     typer.echo(f"{'broken':>13}  {len(broken)}")
     _list_broken([(each["path"], each["reason"]) for each in broken])
+
+
+def _search(found: dict[str, Any]) -> str:
+    """Say how an index is searched, and what that finds."""
+    if found["recall"] is None:
+        return str(found["search"])
+    share = f"{100 * found['recall']:.1f} % of what an exact search finds"
+    return f"{found['search']}, {'finds' if found['candidates'] else 'codes would find'} {share}"
 
 
 def _folder(place: Path) -> Path:
@@ -144,6 +150,7 @@ def _run(
     as_json: bool,
 ) -> None:
     from phalar import search
+    from phalar.search.info import summary
 
     loaded = load(model)
     if loaded.sha256 is None:
@@ -163,6 +170,7 @@ def _run(
         print_json({name: getattr(built, name) for name in counts} | {"broken": broken})
     else:
         _tell(built, folder)
+        typer.echo(f"search: {_search(summary(search.open_index(folder)))}")
 
 
 def _tell(built: Built, folder: Path) -> None:
