@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phalar import params
@@ -120,6 +120,7 @@ def test_a_folder_instead_of_a_file_is_named(tmp_path: Path) -> None:
         params.load(tmp_path)
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
