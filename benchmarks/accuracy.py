@@ -30,7 +30,7 @@ from phalar import params
 from phalar.evaluate.hearing import embed
 from phalar.evaluate.retrieval import Trials, read_trials, score_trials
 from phalar.model import ModelConfig, Phalar, build_model
-from phalar.train.batches import PairIndex, read_crop
+from phalar.train.shards import PairIndex, read_crop
 
 BARS_PERCENT = {"chorales": 70.0, "bands": 30.0}
 CANDIDATES = 64

@@ -27,7 +27,8 @@ from phalar.evaluate.retrieval import read_trials
 from phalar.evaluate.sensitivity import COLUMNS, Probe, count_rows, sensitivity
 from phalar.model import Phalar, load_model
 from phalar.params import Params, Paths
-from phalar.train.batches import PairIndex, read_pairs
+from phalar.train.batches import read_pairs
+from phalar.train.shards import PairIndex
 
 logger = logging.getLogger(__name__)
 
