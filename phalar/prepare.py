@@ -150,7 +150,7 @@ def _split(params: Params, source: str, entry: Entry, scan: Any, song: str) -> s
     """Keep a published split; else draw one by artist where that is known, else by song."""
     if published := entry.split or getattr(scan, "split", None):
         return str(published)
-    return split_of(source, getattr(scan, "artist", None) or song, params.prepare.split)
+    return split_of(source, getattr(scan, "split_key", None) or song, params.prepare.split)
 
 
 def split_of(source: str, song: str, split: Splits) -> str:

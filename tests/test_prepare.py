@@ -196,6 +196,13 @@ def test_another_song_moves_and_changes_no_other(done, tmp_path):
     assert {name: after[name] for name in before} == before
 
 
+def test_scores_are_split_by_song_whoever_wrote_them(done):
+    loaded = done[0]
+    for split in tracks.SPLITS:
+        for index in tracks.read_index(loaded.paths.prepare("bands"), split):
+            assert prepare.split_of("bands", index.song, loaded.prepare.split) == split
+
+
 def test_renditions_of_a_song_share_its_split(tmp_path):
     loaded = settings(tmp_path, 8, bands={"renditions": 2, "max_s": 10.0})
     assert prepare.run(loaded, "bands").kept == 16

@@ -126,8 +126,8 @@ class Source(Protocol):
     A source that comes in archives or lies in a folder of the user's has, in the place of
     `download`, `pieces(params, root) -> list[Archive | Tree]`, where `root` is the folder that the
     user's relative paths start from, and `published.obtain`. One of recorded tracks also has
-    `recorded.hear` and `recorded.findings`, for findings.json; where a scan has a `split` or an
-    `artist`, the split goes by that.
+    `recorded.hear` and `recorded.findings`, for findings.json; where a scan has a `split` or a
+    `split_key`, the split goes by that, and else by the song.
     """
 
     LICENCE: str

@@ -68,6 +68,11 @@ class Recording:
     rate_hz: int | None = None
     """What the headers must say; None where any rate may be."""
 
+    @property
+    def split_key(self) -> str | None:
+        """What comes into one split: all of an artist, where that is known."""
+        return self.artist
+
 
 def family(name: str) -> str:
     """Guess the family of an instrument from the name of its stem; `other` where nothing tells."""
