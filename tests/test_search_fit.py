@@ -79,6 +79,20 @@ def test_scores_are_those_of_what_is_heard(searcher, model, tmp_path) -> None:
         assert each.score == pytest.approx(float(model.score(z, model.embed(heard, RATE_HZ))), 1e-3)
 
 
+def test_a_file_that_is_gone_is_left_out_and_said(searcher, model, tmp_path, caplog) -> None:
+    mix = mix_of(tmp_path, notes(6, 30), 1.3)
+    best = fit(model, searcher, mix, Wanted(top=5))[0]
+    path = searcher.index.path_of(best.entry)
+    aside = path.rename(path.with_suffix(".aside"))
+    try:
+        found = fit(model, searcher, mix, Wanted(top=5))
+    finally:
+        aside.rename(path)
+    assert len(found) == 4
+    assert best.entry.path not in {each.entry.path for each in found}
+    assert "left out: " in caplog.text
+
+
 def test_a_loop_is_found_from_any_place_of_it(searcher, model, tmp_path) -> None:
     mix = mix_of(tmp_path, np.roll(np.tile(notes(1.2, 9), 5), -round(0.47 * RATE_HZ)), 1.2)
     best = fit(model, searcher, mix, Wanted(top=1))[0]

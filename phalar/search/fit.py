@@ -9,6 +9,7 @@ Letters: W windows of the mix.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from phalar.search.query import Found, Searcher, Wanted
 
 if TYPE_CHECKING:
     from phalar.model import Phalar
+
+logger = logging.getLogger(__name__)
 
 STEP_S = 0.05
 """Half of it off the best start a score has lost about a fifth, by all of it more than half."""
@@ -148,11 +151,16 @@ def _apart(found: list[Found]) -> list[Found]:
 
 
 def _heard(searcher: Searcher, mix: Mix, found: list[Found], score: Scorer) -> list[Found]:
-    """Score candidates as they sound from their starts."""
-    if not found:
-        return []
-    scores = score([read_from(searcher, each, mix.samples) for each in found])
-    return [replace(each, score=value) for each, value in zip(found, scores, strict=True)]
+    """Score candidates as they sound from their starts; files that are gone are left out."""
+    there, sounds = [], []
+    for each in found:
+        try:
+            sounds.append(read_from(searcher, each, mix.samples))
+            there.append(each)
+        except (ValueError, OSError) as error:
+            logger.warning("left out: %s; `phalar index update` looks what is there", error)
+    scores = score(sounds) if sounds else []
+    return [replace(each, score=value) for each, value in zip(there, scores, strict=True)]
 
 
 def _closely(searcher: Searcher, mix: Mix, found: list[Found], score: Scorer) -> list[Found]:
