@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -104,12 +105,20 @@ def main() -> None:
             print(f"same {TOP} in the same order: {same} of {given.queries}")
         mix = Path(root) / "mix.wav"
         soundfile.write(mix, rng.normal(0, 0.1, 6 * 16_000), 16_000)
-        words = ["search", str(mix), "--index", root, "--json"]
-        start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "phalar.cli", *words], check=True, stdout=subprocess.DEVNULL
-        )
-        print(f"`phalar search` from the shell {time.perf_counter() - start:.1f} s wall")
+        for words in (["--refine"], ["--no-refine"]):
+            command = ["search", str(mix), "--index", root, "--json", *words]
+            start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(
+                [sys.executable, "-m", "phalar.cli", *command],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu_s = sum(
+                getattr(after, name) - getattr(before, name) for name in ("ru_utime", "ru_stime")
+            )
+            print(f"`phalar search {words[0]}` from the shell "
+                  f"{time.perf_counter() - start:.1f} s wall, {cpu_s:.1f} s CPU")  # fmt: skip
 
 
 if __name__ == "__main__":
