@@ -147,14 +147,18 @@ def push(remote: str) -> None:
     """Push the data to DVC's remote, and note that; what fails is due again the next night."""
     note = _on_remote(remote)
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "push", "--quiet"],
+        [sys.executable, "-m", "dvc", "push"],
         env=repro.environment(),
         capture_output=True,
         text=True,
     )
     if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-        raise RuntimeError(f"dvc push to {remote} failed: {last}; the next night tries again")
+        # DVC ends with an offer of help, which is not the reason.
+        said = [
+            line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if "ERROR" in line
+        ]
+        why = said[-1] if said else "without a word"
+        raise RuntimeError(f"dvc push to {remote} failed: {why}; the next night tries again")
     PUSHED.write_text(note)
 
 

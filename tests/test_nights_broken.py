@@ -91,6 +91,7 @@ def test_without_the_remote(nights) -> None:
     nights.commit()
     code, said = nights.run()
     assert (code, said.startswith("Failed: dvc push to store failed: ")) == (1, True), said
+    assert "Not a directory" in said
     assert said.endswith("the next night tries again")
     assert nights.aliases()["champion"] == "1"
     nights.store.unlink()
