@@ -281,12 +281,13 @@ def line(tmp_path_factory):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """All files of the data but what ablations leave."""
+    """All files of the project but what ablations leave, and DVC's own locks."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and not path.is_relative_to(folder / "data" / ablate.FOLDER)
+        and not path.is_relative_to(folder / ".dvc/tmp")
         and path.suffix in (".json", ".yaml", ".lock", ".csv", ".parquet", ".safetensors")
     }
 
