@@ -167,7 +167,7 @@ def _own_songs(values: dict[str, Any], songs: Path) -> None:
     values["sources"] = [SOURCE]
     values["download"] = {"fetch": values["download"]["fetch"], SOURCE: {"path": str(songs)}}
     asked = {"max_s": 60.0, "shortest_stem": 0.9, "silent_db": -60.0, "duplicate": 0.15}
-    kept = ("seed", "workers", "max_bad_fraction", "split")
+    kept = ("seed", "workers", "max_bad_fraction", "store", "split")
     values["prepare"] = {name: values["prepare"][name] for name in kept} | {SOURCE: asked}
     values["render"] |= {"weights": {SOURCE: 1.0}}
     values["render"]["pairs"] |= {"train": 24, "test": 48}
