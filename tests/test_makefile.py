@@ -75,7 +75,7 @@ def test_the_tests_need_more_than_the_line(folder: Path) -> None:
     code, _, calls = make(folder, "test")
     assert code == 0
     assert installs(calls) == [
-        "-m pip install -e .[pipeline,embedded,cocola,serve,test] -c constraints.txt"
+        "-m pip install -e .[pipeline,embedded,cocola,search,serve,test] -c constraints.txt"
     ]
     assert calls[-1].startswith("-m pytest")
     assert "-m venv .venv" not in calls
