@@ -43,7 +43,11 @@ def free_port() -> int:
 def running(words: list[str], folder: Path, ready: str) -> Iterator[None]:
     """Have a server while the block runs."""
     output = (folder / f"{Path(words[0]).name}.log").open("wb")
-    child = subprocess.Popen(words, cwd=folder, stdout=output, stderr=output)
+    # MLflow starts uvicorn by its name, as where the environment is activated.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    child = subprocess.Popen(
+        words, cwd=folder, stdout=output, stderr=output, env={**os.environ, "PATH": path}
+    )
     try:
         end = time.monotonic() + PATIENCE_S
         while not answers(ready):
