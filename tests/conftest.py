@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import pytest
 from phalar import cli, tracks
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.tracks import Stem, Track
+
+# In a shell's background an interrupt is ignored, and so it would be by all that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 STEMS = (("drums", 128), ("bass", 33), ("guitar", 27), ("piano", 0))
 
