@@ -9,7 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from phalar.cli.options import TRAINED, Json, Model, load, need_files, print_json, replace
+from phalar.cli.options import (
+    PARAMS,
+    TRAINED,
+    Json,
+    Model,
+    ProjectParams,
+    load,
+    need_files,
+    print_json,
+    replace,
+)
 
 NAMES = ("model", "flux", "fixed")
 
@@ -31,9 +41,7 @@ def beats(
     gtzan: Annotated[
         Path | None, typer.Option(help="A folder with GTZAN and its *.beats, all of it.")
     ] = None,
-    params: Annotated[Path, typer.Option(help="Of the project with the sources.")] = Path(
-        "params.yaml"
-    ),
+    params: ProjectParams = PARAMS,
     as_json: Json = False,
 ) -> None:
     """Track beats zero-shot: F1, CMLt, AMLt beside spectral flux and a fixed tempo."""

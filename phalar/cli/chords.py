@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from phalar.cli.options import TRAINED, Json, Model, load, need_files, print_json, replace
+from phalar.cli.options import (
+    PARAMS,
+    TRAINED,
+    Json,
+    Model,
+    ProjectParams,
+    load,
+    need_files,
+    print_json,
+    replace,
+)
 
 NAMES = ("model", "chroma", "shuffled", "majority")
 
@@ -36,9 +46,7 @@ def chords(
     guitarset: Annotated[
         Path | None, typer.Option(help="A folder with GuitarSet's *.jams and *_mic.wav.")
     ] = None,
-    params: Annotated[Path, typer.Option(help="Of the project with the sources.")] = Path(
-        "params.yaml"
-    ),
+    params: ProjectParams = PARAMS,
     as_json: Json = False,
 ) -> None:
     """Probe chords by one linear layer, beside chroma, shuffled labels and the majority."""
@@ -63,17 +71,8 @@ def chords(
     if as_json:
         print_json(found)
         return
-    table = Table("source", "held out", "by", "accuracy", "95 %", "majmin", "root")
-    for source, judged in found.items():
-        for way in ("recording", "piece"):
-            for name in NAMES:
-                row = judged[way][name]
-                figures = (f"{row[key]:.3f}" for key in ("majmin", "root"))
-                interval = f"{row['low']:.2f}..{row['high']:.2f}"
-                accuracy = f"{row['accuracy']:.3f}"
-                table.add_row(source, way, name, accuracy, interval, *figures)
     console = Console(highlight=False)
-    console.print(table)
+    console.print(_table(found))
     for source, judged in found.items():
         console.print(
             f"{source}: {judged['windows']} windows of {judged['recordings']} recordings, "
@@ -84,3 +83,17 @@ def chords(
             console.print(f"{source}: windows left out by quality of their chord: {qualities}")
     for line in probes.lines({"chords": asked.missing}):
         console.print(line)
+
+
+def _table(found: dict[str, Any]) -> Table:
+    """Lay out the figures of every source, fold and scorer."""
+    table = Table("source", "held out", "by", "accuracy", "95 %", "majmin", "root")
+    for source, judged in found.items():
+        for way in ("recording", "piece"):
+            for name in NAMES:
+                row = judged[way][name]
+                figures = (f"{row[key]:.3f}" for key in ("majmin", "root"))
+                interval = f"{row['low']:.2f}..{row['high']:.2f}"
+                accuracy = f"{row['accuracy']:.3f}"
+                table.add_row(source, way, name, accuracy, interval, *figures)
+    return table

@@ -21,7 +21,9 @@ DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
 
 TRAINED = "data/train"
+PARAMS = Path("params.yaml")
 
+ProjectParams = Annotated[Path, typer.Option("--params", help="Of the project with the sources.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[
     str,
