@@ -1,6 +1,6 @@
 """Approximate search among real embeddings, beside the exact one, on one thread.
 
-    python benchmarks/approximate.py make --data data --vectors real [--rows 1000000] [--window 1]
+    python benchmarks/approximate.py make --data data --vectors real [--window 1]
     python benchmarks/approximate.py measure --data data --vectors real
 
 `make` embeds with the trained model what a library of stems would hold: sums of one or more stems
@@ -17,12 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 # Before NumPy, which reads them.
@@ -76,8 +78,8 @@ def embed(model: Phalar, clips: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(model.search_vectors(z).numpy(), np.float32)
 
 
-def make(data: Path, out: Path, rows: int, window_s: float) -> None:
-    """Embed until there are so many rows."""
+def make(data: Path, out: Path, rows: int, window_s: float, workers: int) -> None:
+    """Embed until there are so many rows: the same ones, whatever the number of processes."""
     model = phalar.load_model(data / "train")
     out.mkdir(parents=True, exist_ok=True)
     samples = round(window_s * SAMPLE_RATE_HZ)
@@ -103,22 +105,46 @@ def make(data: Path, out: Path, rows: int, window_s: float) -> None:
             for rng in [np.random.default_rng([2, number])]
         ]
         np.concatenate(asked).tofile(out / "queries.f32")
-    everything = [track for split in tracks.SPLITS for track in songs[split]]
     path = out / "vectors-0.f32"
     done = path.stat().st_size // (ROW_BYTES * ROWS_A_VISIT) if path.exists() else 0
-    with path.open("ab") as file:
+    everything = [track for split in tracks.SPLITS for track in songs[split]]
+    visits = Visits(data / "train", everything, samples)
+    begun, total = time.perf_counter(), -(-rows // ROWS_A_VISIT)
+    with (
+        path.open("ab") as file,
+        multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool,
+    ):
         file.truncate(done * ROW_BYTES * ROWS_A_VISIT)
-        while done * ROWS_A_VISIT < rows:
-            round_number, place = divmod(done, len(everything))
-            order = np.random.default_rng([1, round_number]).permutation(len(everything))
-            track: TrackIndex = everything[order[place]]
-            rng = np.random.default_rng([1, round_number, place])
-            clips = draw(tracks.read_stems(track), samples, ROWS_A_VISIT, rng)
-            embed(model, clips).tofile(file)
+        for number, vectors in enumerate(pool.imap(visits.embed, range(done, total)), start=1):
+            vectors.tofile(file)
             file.flush()
-            done += 1
-            if done % 10 == 0:
-                print(f"{done * ROWS_A_VISIT} rows, {time.process_time():.0f} s CPU", flush=True)
+            if number % 20 == 0:
+                left_s = (time.perf_counter() - begun) * (total - done - number) / number
+                made = (done + number) * ROWS_A_VISIT
+                print(f"{made} of {rows} rows, {left_s / 60:.0f} min left", flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """Rounds over the tracks, each in its own order; of a track visited so many rows are made."""
+
+    trained: Path
+    everything: list[TrackIndex]
+    samples: int
+
+    def embed(self, visit: int) -> NDArray[np.float32]:
+        """Embed what is drawn from the track of one visit: (ROWS_A_VISIT, 1024)."""
+        round_number, place = divmod(visit, len(self.everything))
+        order = np.random.default_rng([1, round_number]).permutation(len(self.everything))
+        rng = np.random.default_rng([1, round_number, place])
+        stems = tracks.read_stems(self.everything[order[place]])
+        return embed(model_of(self.trained), draw(stems, self.samples, ROWS_A_VISIT, rng))
+
+
+@lru_cache(maxsize=1)
+def model_of(trained: Path) -> Phalar:
+    """Load the model once a process."""
+    return phalar.load_model(trained)
 
 
 def write_index(folder: Path, model: Phalar, vectors: Path, rows: int) -> None:
@@ -216,11 +242,12 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, required=True, help="Folder of the embeddings.")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--window", type=float, default=1.0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="Processes of `make`.")
     given = parser.parse_args()
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     if given.what == "make":
-        make(given.data, given.vectors, given.rows, given.window)
+        make(given.data, given.vectors, given.rows, given.window, given.workers)
     else:
         measure(given.data, given.vectors, given.rows)
 

@@ -15,6 +15,14 @@ FILE = "dvc.lock"
 Entry = dict[str, Any]
 
 
+def stages(project: Path) -> dict[str, Entry]:
+    """Read the entry of each stage; none where there is no lock file."""
+    path = project / FILE
+    if not path.is_file():
+        return {}
+    return (yaml.safe_load(path.read_text()) or {}).get("stages") or {}
+
+
 def outs(project: Path) -> list[Entry]:
     """List the outputs of all stages before `register`: stage, path, MD5, and `agrees`.
 
@@ -28,7 +36,7 @@ def outs(project: Path) -> list[Entry]:
             "md5": out["md5"],
             "agrees": _agrees(project / out["path"], out),
         }
-        for stage, entry in _stages(project).items()
+        for stage, entry in stages(project).items()
         if stage.partition("@")[0] != "register"
         for out in entry.get("outs", [])
     ]
@@ -57,7 +65,7 @@ def data_sets(project: Path, paths: Paths, digest: str) -> tuple[tuple[DataSet, 
     str
         DVC's hash of them, or `none` and why.
     """
-    entry = _stages(project).get("render", {})
+    entry = stages(project).get("render", {})
     out = next(iter(entry.get("outs", [])), None)
     if out is None:
         reason = f"{FILE} lists no render" if (project / FILE).is_file() else f"there is no {FILE}"
@@ -74,13 +82,6 @@ def data_sets(project: Path, paths: Paths, digest: str) -> tuple[tuple[DataSet, 
         ]
         return (read, *made_from), out["md5"]
     return (DataSet("render", paths.render, digest, "training"),), f"none: {reason}"
-
-
-def _stages(project: Path) -> dict[str, Entry]:
-    path = project / FILE
-    if not path.is_file():
-        return {}
-    return (yaml.safe_load(path.read_text()) or {}).get("stages") or {}
 
 
 def _agrees(path: Path, out: Entry) -> bool:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 
-from phalar.evaluate import ranks
+from phalar.evaluate import ranks, templates
 from phalar.evaluate.compare import Comparison, compare
 from phalar.evaluate.measure import DIGITS
 from phalar.params import Evaluate, Params
@@ -130,12 +129,8 @@ def _cell(found: dict[str, Any]) -> str:
     interval = f"{100 * found['low']:.1f} to {100 * found['high']:.1f}"
     text = f"{100 * found['top1']:.1f} ({interval})"
     if against := found.get("against_full"):
-        text += f"; {100 * against['difference']:+.1f}, p {_p(against['p'])}"
+        text += f"; {100 * against['difference']:+.1f}, p {templates.p_value(against['p'])}"
     return text
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def markdown(laid: Iterable[list[str]]) -> str:
@@ -150,26 +145,12 @@ def write(folder: Path, table: dict[str, Any], command: str) -> None:
     texts = {
         TABLE: json.dumps({**table, "command": command}, indent=1) + "\n",
         MARKDOWN: markdown(rows(table)),
-        REPORT: _page(table, command),
+        REPORT: templates.fill(TEMPLATE, **table, made_by=command),
     }
     for name, text in texts.items():
         aside = folder / f"{name}.part"
         aside.write_text(text, encoding="utf-8")
         aside.replace(folder / name)
-
-
-def _page(table: dict[str, Any], command: str) -> str:
-    """Lay the table out as a page in the style of the report, without any reference elsewhere."""
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["percent"] = lambda fraction: f"{100 * fraction:.1f}"
-    templates.filters["p"] = _p
-    return templates.get_template(TEMPLATE).render(**table, made_by=command)
 
 
 def _json(path: Path) -> Any:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyarrow.parquet as pq
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from phalar import audio
-from phalar.evaluate import ablation, plots
+from phalar.evaluate import ablation, plots, templates
 from phalar.evaluate.measure import Group, Measured
 from phalar.evaluate.retrieval import Trials, score_trials
 from phalar.evaluate.sensitivity import UNITS
@@ -82,16 +81,9 @@ def page(params: Params, paths: Paths, measured: Measured, extra: Extra, *, spli
     str
         A page without any reference to the network; a few megabytes, most of it sound.
     """
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["percent"] = lambda fraction: f"{100 * fraction:.1f}"
     facts = json.loads((paths.train / "model.json").read_text())
-    return templates.get_template(TEMPLATE).render(
+    return templates.fill(
+        TEMPLATE,
         measured=measured,
         headlines=list(_headlines(measured)),
         paper=PAPER,

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
-from phalar import progress, store, withdrawn
+from phalar import dvclock, progress, store, withdrawn
 from phalar.lineage.check import Check, right, unknown, wrong
 from phalar.lineage.record import Record
 from phalar.params import Paths
@@ -35,7 +34,8 @@ def checks(record: Record, paths: Paths) -> list[Check]:
     """Check dvc.lock's outputs, shards, pairs, tracks, parquet and source files."""
     project = paths.root.parent
     outs = record["dvc"]["outs"]
-    there = _lock(project)
+    locked = dvclock.stages(project).values()
+    there = {out["path"]: out["md5"] for stage in locked for out in stage.get("outs", [])}
     # Where the lock file of today names other data, no file below can be what the record means.
     moved = {o["path"] for o in outs if there.get(o["path"], o["md5"]) != o["md5"]}
     kinds = {
@@ -61,13 +61,6 @@ def checks(record: Record, paths: Paths) -> list[Check]:
     found += _pairs(record, paths, moved)
     found += _withdrawn(record, project)
     return found
-
-
-def _lock(project: Path) -> dict[str, str]:
-    """Read what dvc.lock says today: the MD5 of each output."""
-    path = project / "dvc.lock"
-    stages = (yaml.safe_load(path.read_text()) or {}).get("stages", {}) if path.is_file() else {}
-    return {out["path"]: out["md5"] for entry in stages.values() for out in entry.get("outs", [])}
 
 
 def _remote(entry: Record) -> store.Remote:
