@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from phalar.search import estimate
-from phalar.search.build import _estimated, _told
+from phalar.search import estimate, known
 
 RATE_HZ = 16_000
 SCALES = {"": (0, 4, 7, 5, 9, 0, 7, 11, 2), "m": (0, 3, 7, 5, 8, 0, 7, 10, 2)}
@@ -36,23 +35,12 @@ def test_tempo_and_key_of_played_notes(tempo_bpm, tonic, mode) -> None:
 
 def test_noise_and_silence_and_hits_tell_nothing() -> None:
     rng = np.random.default_rng(1)
-    assert _estimated(rng.normal(0, 0.1, 10 * RATE_HZ).astype(np.float32)) == {}
-    assert _estimated(np.zeros(10 * RATE_HZ, np.float32)) == {}
-    assert _estimated(rng.normal(0, 0.1, RATE_HZ).astype(np.float32)) == {}
+    assert known.heard(rng.normal(0, 0.1, 10 * RATE_HZ).astype(np.float32)) == {}
+    assert known.heard(np.zeros(10 * RATE_HZ, np.float32)) == {}
+    assert known.heard(rng.normal(0, 0.1, RATE_HZ).astype(np.float32)) == {}
     time_s = np.arange(10 * RATE_HZ) / RATE_HZ
     pad = 0.1 * np.sin(2 * np.pi * 220 * time_s) * np.minimum(1, time_s)
-    assert "tempo" not in _estimated(pad.astype(np.float32))
-
-
-def test_a_name_goes_before_what_is_heard_and_drums_have_no_key() -> None:
-    heard = {"tempo": 121.4, "key": "Am"}
-    assert _told("bass 90bpm.wav", heard) == {
-        "instrument": "bass", "tempo_bpm": 90, "tempo_from": "name", "key": "Am",
-        "key_from": "sound",
-    }  # fmt: skip
-    assert _told("drums.wav", heard)["key"] is None
-    assert _told("drums.wav", heard)["tempo_from"] == "sound"
-    assert _told("bass.wav", {})["tempo_from"] is None
+    assert "tempo" not in known.heard(pad.astype(np.float32))
 
 
 def test_a_key_is_the_one_whose_notes_are_heard() -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from phalar import audio
 from phalar.model.similarity import SEARCH_DIMENSIONS
 from phalar.progress import track
-from phalar.search import approximate, estimate, names, store
-from phalar.search.store import NAME, SOUND, Entry, Facts, State
+from phalar.search import approximate, known, store
+from phalar.search.store import Entry, Facts, State
 from phalar.search.windows import Grid, cut, is_silent
 
 if TYPE_CHECKING:
@@ -109,11 +109,11 @@ def update(
         if codes is not None and codes != facts.codes:
             facts = replace(facts, codes=codes)
             store.write_facts(folder, facts)
-        known, state = [], State()
+        entries, state = [], State()
         if (folder / store.TABLE).is_file():
             index = store.open_index(folder)
-            known, state = index.entries, index.state
-        built = _Update(facts, folder, model, known, state).run()
+            entries, state = index.entries, index.state
+        built = _Update(facts, folder, model, entries, state).run()
         approximate.refresh(folder, model)
         return built
 
@@ -175,11 +175,11 @@ class _Update:
     """One update: what is known, what was found, and the file that vectors are added to."""
 
     def __init__(
-        self, facts: Facts, folder: Path, model: Phalar, known: list[Entry], state: State
+        self, facts: Facts, folder: Path, model: Phalar, entries: list[Entry], state: State
     ) -> None:
         self.facts, self.folder, self.model = facts, folder, model
-        self.by_path = {entry.path: entry for entry in known}
-        self.by_content = {entry.sha256: entry for entry in known if entry.reason is None}
+        self.by_path = {entry.path: entry for entry in entries}
+        self.by_content = {entry.sha256: entry for entry in entries if entry.reason is None}
         self.state = state
         self.done: dict[str, Entry] = {}
         self.counts = {"heard": 0, "kept": 0, "moved": 0}
@@ -259,12 +259,7 @@ class _Update:
         }
         if same := self.by_content.get(sha256):
             self.counts["moved"] += 1
-            heard = {
-                what: value
-                for what, value in (("tempo", same.tempo_bpm), ("key", same.key))
-                if getattr(same, f"{what}_from") == SOUND
-            }
-            return replace(same, **columns, **_told(name, heard))
+            return replace(same, **columns, **known.told(name, path, known.heard_of(same)))
         start = vectors.tell()
         try:
             samples, windows, silent, first = self._hear(path, vectors)
@@ -272,13 +267,13 @@ class _Update:
             vectors.seek(start)
             vectors.truncate()
             reason = str(error).removeprefix(f"{path}: ")
-            return replace(_broken(name, sha256, reason), **columns, **_told(name, {}))
+            return replace(_broken(name, sha256, reason), **columns)
         self.counts["heard"] += 1
         row = start // ROW_BYTES
         seconds = samples / audio.SAMPLE_RATE_HZ
         entry = Entry(
             **columns,
-            **_told(name, _estimated(first)),
+            **known.told(name, path, known.heard(first)),
             sha256=sha256,
             seconds=seconds,
             first=row,
@@ -335,31 +330,6 @@ class _Update:
         for other in self.folder.glob("vectors-*.f32"):
             if other.name != self.state.vectors:
                 other.unlink()
-
-
-def _estimated(sound: NDArray[np.float32]) -> dict[str, Any]:
-    """Give what a sound tells clearly of its tempo and key."""
-    told: dict[str, Any] = {}
-    if found := estimate.estimate(sound):
-        if found.tempo_clearness >= estimate.SURE_TEMPO:
-            told["tempo"] = found.tempo_bpm
-        if found.key_clearness >= estimate.SURE_KEY:
-            told["key"] = found.key
-    return told
-
-
-def _told(name: str, heard: dict[str, Any]) -> dict[str, Any]:
-    """Give what is known of a file: by its name, or else as heard."""
-    told = names.read(name)
-    by_name = {"tempo": told.tempo_bpm, "key": told.key}
-    if told.instrument in estimate.WITHOUT_KEY:
-        heard = {what: value for what, value in heard.items() if what != "key"}
-    columns: dict[str, Any] = {"instrument": told.instrument}
-    for what, column in (("tempo", "tempo_bpm"), ("key", "key")):
-        value = by_name[what] or heard.get(what)
-        columns[column] = value
-        columns[f"{what}_from"] = None if value is None else NAME if by_name[what] else SOUND
-    return columns
 
 
 def _broken(name: str, sha256: str, reason: str) -> Entry:

@@ -27,8 +27,8 @@ FORMAT = 2
 FOLDER = ".phalar"
 """Where the index of a folder lies unless told otherwise: within it."""
 
-NAME, SOUND = "name", "sound"
-"""Who tells a tempo or a key; of the latter it is an estimate."""
+NAME, TAGS, SOUND = "name", "tags", "sound"
+"""Who tells a tempo or a key; of the last it is an estimate."""
 
 FACTS, TABLE, LOCK = "index.json", "files.parquet", "lock"
 
@@ -72,7 +72,7 @@ class Entry:
     instrument: str | None = None
     tempo_bpm: float | None = None
     tempo_from: str | None = None
-    """`NAME` or `SOUND`."""
+    """`NAME`, `TAGS` or `SOUND`."""
     key: str | None = None
     key_from: str | None = None
     reason: str | None = None
