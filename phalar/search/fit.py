@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phalar.audio import SAMPLE_RATE_HZ
+from phalar.search.along import moved_queries
 from phalar.search.change import NONE, Change, changed, read_from
 from phalar.search.moment import Mix, query_vectors, windows_of
 from phalar.search.query import Found, Searcher, Wanted
@@ -26,12 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STEP_S = 0.05
-"""Half of it off the best start a score has lost about a fifth, by all of it more than half."""
-
-WINDOWS, LEAST = 52, 11
-"""The mix is moved to so many places as make this many windows, but to the latter at least: half a
-second, about a beat. So many are tried of a mix that is changed."""
+STEPS, LEAST = 7, 2
+"""The mix is moved by so many steps of the backbone, 2.2 s: nearly from one window of the index to
+the next. By the latter, a beat or so, a mix is that is changed."""
 
 STARTS = 2
 """Of a file, so many starts are heard."""
@@ -94,8 +92,8 @@ def fit(
 
     candidates: dict[str, list[Found]] = {}
     for change in tried:
-        span = (WINDOWS if change == NONE else LEAST) if refine else 1
-        here = _moved(model, searcher, changed(mix, change), wanted, span)
+        steps = (STEPS if change == NONE else LEAST) if refine else 0
+        here = _moved(model, searcher, changed(mix, change), wanted, steps)
         for path, found in here.items():
             known = candidates.setdefault(path, [])
             if change == NONE:
@@ -117,17 +115,11 @@ def fit(
 
 
 def _moved(
-    model: Phalar, searcher: Searcher, mix: Mix, wanted: Wanted, windows: int
+    model: Phalar, searcher: Searcher, mix: Mix, wanted: Wanted, steps: int
 ) -> dict[str, list[Found]]:
     """Search with the mix moved to some places; by file the best starts, best first."""
     grid = searcher.index.facts.grid
-    step = round(STEP_S * SAMPLE_RATE_HZ)
-    each = len(windows_of(mix.sound, grid))
-    places = 1 if windows == 1 else max(LEAST, windows // each)
-    low, high = mix.reach((places - 1) * step)
-    shifts = sorted({0, *range(0, high + 1, step), *range(0, low - 1, -step)})
-    moved = np.concatenate([windows_of(mix.shifted(shift), grid) for shift in shifts])
-    queries = np.split(query_vectors(model, moved), len(shifts))
+    shifts, queries = moved_queries(model, mix, grid, steps)
     by_path: dict[str, list[Found]] = {}
     for shift, found_here in zip(shifts, searcher.search(queries, wanted), strict=True):
         for found in found_here:

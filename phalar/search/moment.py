@@ -134,6 +134,11 @@ def windows_of(sound: Sound, grid: Grid) -> NDArray[np.float32]:
 
 def query_vectors(model: Phalar, windows: NDArray[np.float32]) -> Floats:
     """Give what has the score as its inner product with the vectors of an index, (W, 1024)."""
-    x = model.search_vectors(model.embed(windows, audio.SAMPLE_RATE_HZ))
-    with torch.no_grad():
-        return np.asarray((x @ model.similarity.query_map()).cpu().numpy(), np.float32)
+    return as_queries(model, model.embed(windows, audio.SAMPLE_RATE_HZ))
+
+
+@torch.no_grad()
+def as_queries(model: Phalar, z: torch.Tensor) -> Floats:
+    """Turn embeddings (W, 512) into what `query_vectors` gives."""
+    query = model.search_vectors(z) @ model.similarity.query_map()
+    return np.asarray(query.cpu().numpy(), np.float32)
