@@ -24,6 +24,9 @@ QUALITY = "HQ"
 BLOCK_FRAMES = 1 << 17
 """Recordings are decoded so many frames at a time."""
 
+BLOCK_SAMPLES = 1 << 23
+"""Nor more samples of all channels together, 32 MB."""
+
 PLAUSIBLE_HZ = (8_000, 384_000)
 """Rates that music is recorded at."""
 
@@ -63,13 +66,13 @@ def read_audio(
     try:
         with soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file) as sound:
             start, stop = (0, sound.frames) if frames is None else (frames.start, frames.stop)
+            if frames is None:
+                _refuse_cut(name, sound.extra_info)
             sound.seek(start)
             audio = sound.read(stop - start, dtype="float32", always_2d=True)
             rate_hz = int(sound.samplerate)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(
-            f"{name}: cannot be decoded ({error}); give a WAV, FLAC, AIFF, OGG or MP3 file"
-        ) from error
+        raise _undecodable(name, error) from error
     if len(audio) == 0:
         raise ValueError(f"{name}: holds no samples; replace or remove the file")
     if len(audio) != stop - start:
@@ -129,14 +132,18 @@ def read_recorded(
                 read += len(block)
             frames = sound.frames
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise ValueError(
-            f"{file}: cannot be decoded ({error}); give a WAV, FLAC, AIFF, OGG or MP3 file"
-        ) from error
+        raise _undecodable(file, error) from error
     if read == 0:
         raise ValueError(f"{file}: holds no samples; replace or remove the file")
     if read < frames:
         raise ValueError(f"{file}: ends after {read} of {frames} samples; it is cut, get it again")
     return np.concatenate(parts)
+
+
+def _undecodable(file: str | PathLike[str], error: Exception) -> ValueError:
+    # Its own words repeat the path, which may be long.
+    why = getattr(error, "error_string", error)
+    return ValueError(f"{file}: cannot be decoded ({why}); give a WAV, FLAC, AIFF, OGG or MP3 file")
 
 
 def _mean(block: np.ndarray) -> np.ndarray:
@@ -198,9 +205,22 @@ def resample(audio: np.ndarray, from_hz: int, to_hz: int = SAMPLE_RATE_HZ) -> np
 
 
 def load_mono(file: str | PathLike[str] | bytes) -> np.ndarray:
-    """Decode, mix down and resample a whole file to float32 (N,) at `SAMPLE_RATE_HZ`."""
-    audio, rate_hz = read_audio(file)
-    return resample(mono(audio), rate_hz)
+    """Decode, mix down and resample a whole file to float32 (N,) at `SAMPLE_RATE_HZ`.
+
+    Of a file on disk nothing but the result lies in memory whole; see `blocks_mono` for errors.
+    """
+    if isinstance(file, bytes):
+        audio, rate_hz = read_audio(file)
+        return resample(mono(audio), rate_hz)
+    return np.concatenate(list(blocks_mono(file)))
+
+
+def length_s(file: str | PathLike[str]) -> float:
+    """Length of a file, as its header says."""
+    try:
+        return float(soundfile.info(file).duration)
+    except soundfile.LibsndfileError as error:
+        raise _undecodable(file, error) from error
 
 
 def blocks_mono(file: str | PathLike[str], *, block_s: float = 60.0) -> Iterator[np.ndarray]:
@@ -221,15 +241,20 @@ def blocks_mono(file: str | PathLike[str], *, block_s: float = 60.0) -> Iterator
     Raises
     ------
     ValueError
-        The file cannot be decoded, is empty, ends before its header says, or holds samples that
-        are no numbers.
+        The file cannot be decoded, is empty, of a rate that cannot be, ends before its header says,
+        or holds samples that are no numbers.
     """
     done = 0
     try:
         with soundfile.SoundFile(file) as sound:
-            rate_hz, frames = int(sound.samplerate), int(sound.frames)
-            stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", quality="HQ")
-            while len(block := sound.read(round(block_s * rate_hz), "float32", always_2d=True)):
+            rate_hz = _plausible_rate(file, int(sound.samplerate), None)
+            frames = int(sound.frames)
+            _refuse_cut(file, sound.extra_info)
+            if sound.format == "OGG":
+                _refuse_cut_ogg(Path(file))
+            stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, "float32", quality=QUALITY)
+            at_once = max(1, min(round(block_s * rate_hz), BLOCK_SAMPLES // sound.channels))
+            while len(block := sound.read(at_once, "float32", always_2d=True)):
                 done += len(block)
                 if not np.isfinite(block).all():
                     raise ValueError(f"{file}: holds samples that are no numbers; export it again")
@@ -237,11 +262,7 @@ def blocks_mono(file: str | PathLike[str], *, block_s: float = 60.0) -> Iterator
                 last = done >= frames
                 yield heard if rate_hz == SAMPLE_RATE_HZ else stream.resample_chunk(heard, last)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        # Its own words repeat the path, which may be long.
-        why = getattr(error, "error_string", error)
-        raise ValueError(
-            f"{file}: cannot be decoded ({why}); give a WAV, FLAC, AIFF, OGG or MP3 file"
-        ) from error
+        raise _undecodable(file, error) from error
     if done == 0:
         raise ValueError(f"{file}: holds no samples; replace or remove the file")
     if done != frames:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from phalar import audio, calibration
 from phalar.model import Phalar, weights
+from phalar.model.waveform import SHORTEST_S
 
 logger = logging.getLogger(__name__)
 
@@ -226,18 +227,25 @@ def _moment(
     sound: Sound, sample_rate: int | None, *, start_s: float, seconds: float
 ) -> NDArray[np.float32]:
     """Read, mix down and resample sound, and cut the moment that is to be heard."""
-    if start_s < 0 or seconds <= 0:
+    if not (0 <= start_s < np.inf and seconds > 0):
         raise ValueError(
             f"moment from {start_s:g} s for {seconds:g} s: must start at 0 or later and be "
             "longer than 0"
         )
     name, whole = _whole(sound, sample_rate)
     start = round(start_s * audio.SAMPLE_RATE_HZ)
-    stop = round(min(start_s + seconds, len(whole)) * audio.SAMPLE_RATE_HZ)
+    stop = len(whole)
+    if np.isfinite(seconds):
+        stop = min(stop, round((start_s + seconds) * audio.SAMPLE_RATE_HZ))
     if start >= len(whole):
         raise ValueError(
             f"{name}: ends at {len(whole) / audio.SAMPLE_RATE_HZ:.1f} s, before the moment at "
             f"{start_s:g} s; choose an earlier one"
+        )
+    if stop - start < SHORTEST_S * audio.SAMPLE_RATE_HZ:
+        raise ValueError(
+            f"{name}: {(stop - start) / audio.SAMPLE_RATE_HZ:.2f} s from {start_s:g} s on, must be "
+            f"{SHORTEST_S:g} s or more"
         )
     if (start_s, seconds) == (0.0, LONGEST_S) and stop < len(whole):
         logger.warning(
@@ -262,7 +270,7 @@ def _from_array(
     shape = tuple(sound.shape)
     if sample_rate is None:
         raise ValueError(f"array {shape}: has no sample rate of its own; pass sample_rate in Hz")
-    if sample_rate < 1:
+    if not (sample_rate >= 1 and float(sample_rate).is_integer()):
         raise ValueError(f"sample_rate: {sample_rate} is not a whole number of Hz above 0")
     samples = sound.detach().cpu().numpy() if isinstance(sound, torch.Tensor) else sound
     if samples.ndim == 2 and shape[0] > shape[1]:
@@ -275,7 +283,7 @@ def _from_array(
         samples = samples / np.float32(2**15)
     if not np.issubdtype(samples.dtype, np.floating) or not np.isfinite(samples).all():
         raise ValueError(f"array {shape} of {samples.dtype}: must be of finite floats or int16")
-    return audio.resample(audio.mono(samples), sample_rate)
+    return audio.resample(audio.mono(samples), int(sample_rate))
 
 
 def percentile(model: Phalar, score: float) -> float | None:

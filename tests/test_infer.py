@@ -167,7 +167,18 @@ def test_long_sounds_score_by_their_windows(model) -> None:
             {"sample_rate": 0},
             "sample_rate: 0 is not a whole number of Hz above 0",
         ),
-        (np.zeros(100), {"sample_rate": RATE_HZ}, "0.5 s"),
+        (
+            np.zeros(RATE_HZ),
+            {"sample_rate": np.nan},
+            "sample_rate: nan is not a whole number of Hz above 0",
+        ),
+        (np.zeros(RATE_HZ), {"sample_rate": RATE_HZ, "start_s": np.inf}, "must start at 0 or"),
+        (
+            np.zeros(RATE_HZ),
+            {"sample_rate": RATE_HZ, "start_s": 0.6},
+            r"array \(16000,\): 0.40 s from 0.6 s on, must be 0.5 s or more",
+        ),
+        (np.zeros(100), {"sample_rate": RATE_HZ}, "0.01 s from 0 s on, must be 0.5 s or more"),
         ("nowhere.wav", {}, "nowhere.wav: no such file"),
     ],
 )
@@ -180,6 +191,27 @@ def test_damaged_file_is_refused_by_name(model, tmp_path) -> None:
     path = tmp_path / "page.wav"
     path.write_text("<html>not found</html>")
     with pytest.raises(ValueError, match=r"page\.wav: cannot be decoded"):
+        phalar.embed(model, path)
+
+
+@pytest.mark.parametrize("kind", ["wav", "aiff", "flac", "ogg"])
+def test_a_cut_file_is_refused_by_name(model, tmp_path, kind) -> None:
+    path = tmp_path / f"cut.{kind}"
+    soundfile.write(path, music(6, RATE_HZ), RATE_HZ)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=rf"cut\.{kind}: .*(it is cut|cannot be decoded)"):
+        phalar.embed(model, path)
+
+
+def test_a_length_that_a_header_makes_up_is_no_memory(model, tmp_path) -> None:
+    path = tmp_path / "long.flac"
+    soundfile.write(path, music(2, RATE_HZ), RATE_HZ)
+    whole = bytearray(path.read_bytes())
+    # STREAMINFO: 36 bits of total samples end at byte 26; here they promise 190 hours.
+    whole[21] |= 0x0F
+    whole[22:26] = b"\xff\xff\xff\xff"
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"long\.flac: (ends after 32000 of|cannot be decoded)"):
         phalar.embed(model, path)
 
 

@@ -5,7 +5,8 @@ Letters: W windows of the moment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from phalar import audio
-from phalar.search.windows import Grid, Sound, is_silent, loop
+from phalar.search.part import read_part
+from phalar.search.windows import SHORTEST_S, Grid, Sound, is_silent, loop
 
 if TYPE_CHECKING:
     from phalar.model import Phalar
 
+logger = logging.getLogger(__name__)
+
 Floats = NDArray[np.float32]
+
+WHOLE_S = 120.0
+"""Files up to that long are read whole; of longer ones, the moment is found by seeking."""
 
 SILENT_AROUND = audio.SAMPLE_RATE_HZ // 2
 """So much silence is put around a mix of which there is hardly more than the moment."""
@@ -63,67 +70,116 @@ class Mix:
         return low, min(low + span, after)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the sounds that are summed."""
+
+    name: str
+    samples: int
+    """Length at the model's rate."""
+    read: Callable[[int, int], Sound]
+    """Give what sounds from a sample on, so many samples; silence beyond the ends."""
+
+
 def read_moment(files: Sequence[Path], moment: Moment, grid: Grid) -> Mix:
     """Read a moment of files that belong together, and sum it.
 
     Parameters
     ----------
     files : sequence of path
-        Sound files that start together.
+        Sound files that start together. One that is shorter than a window is a loop and goes on;
+        others are silent from their end on. Of long files no more is read than is heard.
     moment : Moment
-        What is heard; of a file shorter than a window all is, as a loop.
+        What is heard; where it reaches beyond the end of all files it starts sooner, and says so.
     grid : Grid
         Of the index: a moment is no shorter than its window.
 
     Raises
     ------
     ValueError
-        The moment is not in the files, too short or silent.
+        The moment is not in the files, too short or silent; or a file cannot be decoded.
     """
-    return sum_moments([(str(file), audio.load_mono(file)) for file in files], moment, grid)
+    return _sum([_part_of(file) for file in files], moment, grid)
 
 
 def sum_moments(sounds: Sequence[tuple[str, Sound]], moment: Moment, grid: Grid) -> Mix:
     """Sum a moment of sounds that start together, each with its name; see `read_moment`."""
-    parts = [_cut_moment(sound, name, moment, grid) for name, sound in sounds]
-    before = max(part.before for part in parts)
-    length = max(part.samples for part in parts)
-    around = np.zeros(max(before + len(p.around) - p.before for p in parts), np.float32)
+    return _sum([_part(name, sound) for name, sound in sounds], moment, grid)
+
+
+def _part(name: str, sound: Sound) -> Part:
+    def read(start: int, samples: int) -> Sound:
+        heard = sound[max(start, 0) : max(start + samples, 0)]
+        before = min(max(-start, 0), samples)
+        return np.pad(heard, (before, samples - before - len(heard)))
+
+    return Part(name, len(sound), read)
+
+
+def _part_of(file: Path) -> Part:
+    seconds = audio.length_s(file)
+    if seconds <= WHOLE_S:
+        return _part(str(file), audio.load_mono(file))
+    samples = int(seconds * audio.SAMPLE_RATE_HZ)
+    return Part(str(file), samples, lambda start, count: read_part(file, seconds, start, count))
+
+
+def _sum(parts: Sequence[Part], moment: Moment, grid: Grid) -> Mix:
+    start, samples = _place(parts, moment, grid)
+    longest, margin = max(part.samples for part in parts), grid.hop_samples
+    # Loops have a mix around them on both sides; other sounds as much as there is.
+    endless = longest < grid.window_samples
+    first = start - margin if endless else max(start - margin, 0)
+    stop = start + samples + margin
+    around = np.zeros((stop if endless else min(stop, longest)) - first, np.float32)
     for part in parts:
-        first = before - part.before
-        around[first : first + len(part.around)] += part.around
-    if is_silent(around[before : before + length]):
-        raise ValueError(f"{sounds[0][0]}: silent from {moment.start_s:g} s; choose another moment")
-    if len(around) - length < SILENT_AROUND:
+        if part.samples < grid.window_samples:
+            around += loop(part.read(0, part.samples), first, len(around))
+        else:
+            around += part.read(first, len(around))
+    before = start - first
+    if is_silent(around[before : before + samples]):
+        raise ValueError(
+            f"{parts[0].name}: silent from {moment.start_s:g} s; choose another moment"
+        )
+    if len(around) - samples < SILENT_AROUND:
         around = np.pad(around, SILENT_AROUND // 2)
         before += SILENT_AROUND // 2
-    return Mix(around, before, length)
+    return Mix(around, before, samples)
 
 
-def _cut_moment(sound: Sound, name: str, moment: Moment, grid: Grid) -> Mix:
-    window, margin = grid.window_samples, grid.hop_samples
-    seconds = moment.seconds or grid.window_s
+def _place(parts: Sequence[Part], moment: Moment, grid: Grid) -> tuple[int, int]:
+    """Find where a moment starts, and how long it is, in samples."""
+    for part in parts:
+        if part.samples < SHORTEST_S * audio.SAMPLE_RATE_HZ:
+            raise ValueError(
+                f"{part.name}: {part.samples / audio.SAMPLE_RATE_HZ:.2f} s long, must be "
+                f"{SHORTEST_S:g} s or more"
+            )
+    longest = max(parts, key=lambda part: part.samples)
+    length_s = longest.samples / audio.SAMPLE_RATE_HZ
+    window, seconds = grid.window_samples, moment.seconds or grid.window_s
     if round(seconds * audio.SAMPLE_RATE_HZ) < window:
         raise ValueError(
-            f"{seconds:g} s of {name}: the index has windows of {grid.window_s:g} s, so a moment "
-            "must be that long or longer"
+            f"{seconds:g} s of {longest.name}: the index has windows of {grid.window_s:g} s, so a "
+            "moment must be that long or longer"
         )
-    length_s = len(sound) / audio.SAMPLE_RATE_HZ
     if moment.start_s >= length_s:
         raise ValueError(
-            f"{name}: ends at {length_s:.1f} s, before the moment at {moment.start_s:g} s; "
+            f"{longest.name}: ends at {length_s:.1f} s, before the moment at {moment.start_s:g} s; "
             "choose an earlier one"
         )
     start = round(moment.start_s * audio.SAMPLE_RATE_HZ)
-    if len(sound) < window:
-        if len(sound) < audio.SAMPLE_RATE_HZ // 2:
-            raise ValueError(f"{name}: {length_s:.2f} s long, must be 0.5 s or more")
-        return Mix(loop(sound, start - margin, window + 2 * margin), margin, window)
-    # A moment that would reach beyond the end is moved to end there, so that a window is full.
-    start = min(start, len(sound) - window)
-    end = min(start + round(seconds * audio.SAMPLE_RATE_HZ), len(sound))
-    first = max(start - margin, 0)
-    return Mix(sound[first : end + margin], start - first, end - start)
+    if longest.samples < window:
+        return start, window
+    last = longest.samples - window
+    if start > last:
+        logger.warning(
+            "%s: ends at %.1f s, so the moment is taken from %.2f s, not from %g s, to be full",
+            longest.name, length_s, last / audio.SAMPLE_RATE_HZ, moment.start_s,
+        )  # fmt: skip
+        start = last
+    return start, min(round(seconds * audio.SAMPLE_RATE_HZ), longest.samples - start)
 
 
 def windows_of(sound: Sound, grid: Grid) -> NDArray[np.float32]:
