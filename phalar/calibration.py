@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,12 @@ PERCENTS: NDArray[np.float64] = np.concatenate(
 
 DIGITS = 6
 
+WINDOW_S, HOP_S = 5.0, 2.5
+"""Long sound is heard in windows of the length that models are evaluated with, half overlapping."""
+
+COUNTS = (2, 4, 8)
+"""Means over so many windows are calibrated too: chance lies closer together there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -33,15 +39,38 @@ class Calibration:
     """Rising from 0 to 100."""
     scores: NDArray[np.float64]
     """The score below which so many percent of the mismatched pairs lie."""
+    means: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    """The same of scores that are the mean over so many windows, one after the other."""
 
-    def percentile(self, score: float) -> float | None:
-        """Give the percentage of mismatched pairs that fit worse; None where none were there."""
-        if not len(self.scores):
-            return None
-        return float(np.interp(score, self.scores, self.percents))
+    def percentile(self, score: float, windows: int = 1) -> float | None:
+        """Give the percentage of mismatched pairs that fit worse; None where none were there.
+
+        Parameters
+        ----------
+        score : float
+        windows : int
+            Of how many windows it is the mean. Between those that were measured, quantiles are
+            drawn in the logarithm of the number; more than the most count as these.
+        """
+        scores = self._scores(windows)
+        return None if not len(scores) else float(np.interp(score, scores, self.percents))
+
+    def _scores(self, windows: int) -> NDArray[np.float64]:
+        known = {1: self.scores, **self.means}
+        if windows == 1 or not self.means:
+            return self.scores if windows == 1 else np.empty(0)
+        below = max(count for count in known if count <= windows)
+        above = min((count for count in known if count >= windows), default=below)
+        if above == below:
+            return known[below]
+        share = np.log(windows / below) / np.log(above / below)
+        drawn: NDArray[np.float64] = (1 - share) * known[below] + share * known[above]
+        return drawn
 
 
-def measure(scores: Sequence[NDArray[Any]], model_sha256: str) -> Calibration:
+def measure(
+    scores: Sequence[NDArray[Any]], model_sha256: str, long: Sequence[NDArray[Any]] = ()
+) -> Calibration:
     """Calibrate on the scores of mismatched pairs, each source counting alike.
 
     Parameters
@@ -51,14 +80,24 @@ def measure(scores: Sequence[NDArray[Any]], model_sha256: str) -> Calibration:
         and where no source has any nothing is calibrated.
     model_sha256 : str
         Digest of the weights that gave them.
+    long : sequence of float array [shape=(pairs, W)]
+        Of each source, the scores of longer sub-mixes of different songs, window by window.
     """
+    means = {
+        count: _quantiles([each[:, :count].mean(axis=1) for each in long if each.shape[1] >= count])
+        for count in COUNTS
+    }
+    known = {count: quantiles for count, quantiles in means.items() if len(quantiles)}
+    quantiles = _quantiles(scores)
+    percents = PERCENTS if len(quantiles) else np.empty(0)
+    return Calibration(model_sha256, percents, quantiles, known if len(quantiles) else {})
+
+
+def _quantiles(scores: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
     # So many quantiles of each that no source weighs more for having more pairs.
     even = np.linspace(0, 1, 10_001)
-    quantiles = [np.quantile(each, even) for each in scores if len(each)]
-    if not quantiles:
-        return Calibration(model_sha256, np.empty(0), np.empty(0))
-    pooled = np.concatenate(quantiles)
-    return Calibration(model_sha256, PERCENTS, np.quantile(pooled, PERCENTS / 100))
+    found = [np.quantile(each, even) for each in scores if len(each)]
+    return np.quantile(np.concatenate(found), PERCENTS / 100) if found else np.empty(0)
 
 
 def as_record(calibration: Calibration) -> dict[str, Any]:
@@ -68,6 +107,10 @@ def as_record(calibration: Calibration) -> dict[str, Any]:
         "model_sha256": calibration.model_sha256,
         "percents": [round(value, DIGITS) for value in calibration.percents.tolist()],
         "scores": [round(value, DIGITS) for value in calibration.scores.tolist()],
+        "means": {
+            str(count): [round(value, DIGITS) for value in scores.tolist()]
+            for count, scores in calibration.means.items()
+        },
     }
 
 
@@ -81,11 +124,14 @@ def from_record(record: Mapping[str, Any]) -> Calibration:
     """
     try:
         percents, scores = (np.array(record[name], float) for name in ("percents", "scores"))
-        rising = (np.diff(percents) > 0).all() and (np.diff(scores) >= 0).all()
-        if record["format"] != FORMAT or not rising or percents.shape != scores.shape:
+        # Those that were measured before there were means of windows have none.
+        means = {int(n): np.array(each, float) for n, each in record.get("means", {}).items()}
+        rising = all((np.diff(each) >= 0).all() for each in (scores, *means.values()))
+        even = all(each.shape == percents.shape for each in (scores, *means.values()))
+        if record["format"] != FORMAT or not (rising and even and (np.diff(percents) > 0).all()):
             raise ValueError("its columns do not rise together")
-        return Calibration(str(record["model_sha256"]), percents, scores)
-    except (KeyError, TypeError, ValueError) as error:
+        return Calibration(str(record["model_sha256"]), percents, scores, means)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"damaged calibration ({error}); evaluate the model again") from error
 
 

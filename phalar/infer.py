@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phalar import audio, calibration
+from phalar.calibration import HOP_S, WINDOW_S
 from phalar.model import Phalar, weights
 from phalar.model.waveform import SHORTEST_S
 
@@ -24,9 +25,6 @@ Sound = str | PathLike[str] | NDArray[np.floating] | Tensor
 
 LONGEST_S = 10.0
 """Models are trained on clips of up to this length; longer is heard in windows or in part."""
-
-WINDOW_S, HOP_S = 5.0, 2.5
-"""Long sound is heard in windows of the length that models are evaluated with, half overlapping."""
 
 AUDIBLE_PEAK = 1e-3
 """A window that never goes beyond -60 dB of full scale says nothing of what fits."""
@@ -160,6 +158,18 @@ def embed_windows(
     return np.array(starts) / audio.SAMPLE_RATE_HZ, z
 
 
+class Score(float):
+    """A score, which knows of how many windows it is the mean."""
+
+    windows: int
+
+    def __new__(cls, value: float, windows: int = 1) -> Score:
+        """Take a number, and how many it is the mean of."""
+        made = super().__new__(cls, value)
+        made.windows = windows
+        return made
+
+
 def score(
     model: Phalar,
     a: Sound,
@@ -168,7 +178,7 @@ def score(
     sample_rate: int | None = None,
     start_s: float = 0.0,
     seconds: float | None = None,
-) -> float:
+) -> Score:
     """Score how well two parts of music fit when both start together; higher is better.
 
     The score does not depend on the order. Its scale is the model's own: compare scores of one
@@ -184,6 +194,11 @@ def score(
     seconds : float, optional
         Length of the moment that is compared, as one clip. None takes all: up to 10 s as one clip,
         more as the mean score of windows of 5 s every 2.5 s, without those in which one is silent.
+
+    Returns
+    -------
+    Score
+        A float, for `percentile` with the number of windows whose mean it is.
 
     Raises
     ------
@@ -208,7 +223,7 @@ def score(
         raise ValueError("the two are never heard at the same time; choose a moment of both")
     clips = np.stack([sound[at : at + window] for at in starts for sound in heard])
     z = model.embed(clips, audio.SAMPLE_RATE_HZ)
-    return float(model.score(z[0::2], z[1::2]).mean())
+    return Score(float(model.score(z[0::2], z[1::2]).mean()), len(starts))
 
 
 def _starts(samples: int, window: int, hop: int) -> list[int]:
@@ -286,8 +301,11 @@ def _from_array(
     return audio.resample(audio.mono(samples), int(sample_rate))
 
 
-def percentile(model: Phalar, score: float) -> float | None:
+def percentile(model: Phalar, score: float, *, windows: int | None = None) -> float | None:
     """Say how many percent of mismatched pairs score lower, 0 to 100.
+
+    A mean over many windows lies nearer to the middle by chance than a score of one does: so the
+    pairs that it is compared with are means over as many.
 
     Parameters
     ----------
@@ -296,6 +314,8 @@ def percentile(model: Phalar, score: float) -> float | None:
     score : float
         From `phalar.score` or `model.score`, best of clips of about the length that the model was
         evaluated with.
+    windows : int, optional
+        Of how many windows the score is the mean; None asks the score, and takes a number for one.
 
     Returns
     -------
@@ -303,7 +323,10 @@ def percentile(model: Phalar, score: float) -> float | None:
         None for a model that was not evaluated, such as one that was just built.
     """
     record = model.extra.get("calibration")
-    return None if record is None else calibration.from_record(record).percentile(score)
+    if record is None:
+        return None
+    count = getattr(score, "windows", 1) if windows is None else windows
+    return calibration.from_record(record).percentile(score, count)
 
 
 class Served:

@@ -22,7 +22,7 @@ from phalar.evaluate import hearing, keys, plots, probes, ranks, report
 from phalar.evaluate.bootstrap import Bootstrap
 from phalar.evaluate.details import measure_details, read_facts
 from phalar.evaluate.measure import DIGITS, MODEL, Measured, measure
-from phalar.evaluate.mismatched import mismatched_scores
+from phalar.evaluate.mismatched import long_scores, mismatched_scores
 from phalar.evaluate.retrieval import read_trials
 from phalar.evaluate.sensitivity import COLUMNS, Probe, count_rows, sensitivity
 from phalar.model import Phalar, load_model
@@ -57,7 +57,11 @@ def evaluate(params: Params, paths: Paths) -> dict[str, Any]:
     _write(paths.evaluate / REPORT, report.page(params, paths, measured, extra, split=SPLIT))
     ranks.write(paths.evaluate / ranks.RANKS, _ranks(measured, params, paths))
     scores = mismatched_scores(measured, read_songs(paths.render))
-    calibration.write(calibration.measure(scores, str(model.sha256)), paths.evaluate)
+    long = [
+        long_scores(model, paths, source, split=SPLIT, seed=params.evaluate.seed)
+        for source in measured.retrieval
+    ]
+    calibration.write(calibration.measure(scores, str(model.sha256), long), paths.evaluate)
     # Last: where it is, the rest is.
     _write(paths.evaluate / METRICS, json.dumps(metrics, indent=1) + "\n")
     for line in (*_lines(measured), *probes.lines(missing)):

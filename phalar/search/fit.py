@@ -31,7 +31,7 @@ STEPS, LEAST = 7, 2
 """The mix is moved by so many steps of the backbone, 2.2 s: nearly from one window of the index to
 the next. By the latter, a beat or so, a mix is that is changed."""
 
-STARTS = 2
+STARTS = 3
 """Of a file, so many starts are heard."""
 
 APART_S = 0.1
@@ -72,8 +72,8 @@ def fit(
     tried : sequence of Change
         From `change.changes`; the first is none.
     refine : bool
-        Find starts to a few milliseconds rather than those of the windows. It costs about a hundred
-        embeddings of W windows, one or two seconds on a core.
+        Find starts to a few milliseconds rather than those of the windows. It costs about eighty
+        embeddings of W windows, a second on a core.
 
     Returns
     -------
@@ -152,7 +152,11 @@ def _heard(searcher: Searcher, mix: Mix, found: list[Found], score: Scorer) -> l
         except (ValueError, OSError) as error:
             logger.warning("left out: %s; `phalar index update` looks what is there", error)
     scores = score(sounds) if sounds else []
-    return [replace(each, score=value) for each, value in zip(there, scores, strict=True)]
+    windows = len(windows_of(mix.sound, searcher.index.facts.grid))
+    return [
+        replace(each, score=value, windows=windows)
+        for each, value in zip(there, scores, strict=True)
+    ]
 
 
 def _closely(searcher: Searcher, mix: Mix, found: list[Found], score: Scorer) -> list[Found]:

@@ -68,6 +68,8 @@ class Found:
     """By how many semitones it has to be transposed."""
     stretch: float = 1.0
     """How many times as fast it has to be played, at the same pitch."""
+    windows: int = 1
+    """Of how many the score is the mean."""
 
     @property
     def is_changed(self) -> bool:
@@ -169,18 +171,21 @@ class Searcher:
             best = np.maximum.reduceat(scores, self._firsts)
             best[~chosen] = -np.inf
             largest = _largest(best, min(top, int(np.isfinite(best).sum())))
-            found.append([self._found(admitted[place], scores) for place in largest])
+            found.append([self._found(admitted[place], scores, width) for place in largest])
         return found
 
-    def _found(self, entry: Entry | None, scores: Floats) -> Found:
+    def _found(self, entry: Entry | None, scores: Floats, width: int) -> Found:
         if entry is None:
             raise RuntimeError("a file that was not admitted was found")
         window = int(np.argmax(scores[entry.first : entry.first + entry.windows]))
-        return self._found_at(entry, float(scores[entry.first + window]), window)
+        return self._found_at(entry, float(scores[entry.first + window]), window, width)
 
-    def _found_at(self, entry: Entry, score: float, window: int) -> Found:
-        start_s = self.index.facts.grid.starts_s(entry.seconds, entry.windows)[window]
-        return Found(entry, score, float(start_s))
+    def _found_at(self, entry: Entry, score: float, window: int, width: int = 1) -> Found:
+        grid = self.index.facts.grid
+        start_s = grid.starts_s(entry.seconds, entry.windows)[window]
+        # A loop is scored by the first window of the mix alone.
+        windows = 1 if grid.is_loop(entry.seconds) else width
+        return Found(entry, score, float(start_s), windows=windows)
 
     def _along(self, products: Floats) -> Floats:
         """Mean over consecutive windows: (W, R) -> (R,); -inf where a file has not so many."""

@@ -15,7 +15,7 @@ def record(model: Phalar, found: Found) -> dict[str, Any]:
     return {
         "path": entry.path,
         "score": round(found.score, 6),
-        "percentile": infer.percentile(model, found.score),
+        "percentile": infer.percentile(model, found.score, windows=found.windows),
         "start_s": round(found.start_s, 3),
         "seconds": round(entry.seconds, 3),
         "instrument": entry.instrument,
