@@ -8,8 +8,7 @@ of a prepared track, drawn at random, from a random start. The queries are other
 test songs alone. Stopped, it goes on where it was. On random vectors every quantiser fails, and
 what it does on them says nothing.
 
-`measure` takes all that is there. Where that is less than `--rows`, the time is told among so many
-codes too, for which the real ones are repeated; recall is that among the real ones alone.
+`measure` takes all that is there, up to `--rows`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,8 +39,7 @@ import phalar
 from phalar import tracks
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.model import Phalar
-from phalar.search import Index, Searcher, Wanted, approximate, codes, open_index, store
-from phalar.search.codes import Codes
+from phalar.search import Searcher, Wanted, approximate, codes, open_index, store
 from phalar.search.store import Entry, Facts, State
 from phalar.search.windows import Grid
 from phalar.tracks import TrackIndex
@@ -186,8 +184,7 @@ def measure(data: Path, vectors: Path, most_rows: int) -> None:
         _, build_ms = timed(lambda: approximate.refresh(folder, model))
         index = open_index(folder)
         near, exact = Searcher(index), Searcher(index, exact=True)
-        made, candidates = near.codes, near.candidates
-        if made is None or not candidates:
+        if near.quality is None or not near.candidates:
             raise SystemExit(f"codes are no good here: {near.quality}")
         shares = []
         times: dict[Searcher, list[tuple[float, float]]] = {near: [], exact: []}
@@ -201,31 +198,14 @@ def measure(data: Path, vectors: Path, most_rows: int) -> None:
                 found.append({each.entry.path for each in best})
             shares.append(len(found[0] & found[1]) / len(found[1]))
         print(f"{rows} windows, codes of them learned and measured in {build_ms / 1000:.0f} s CPU")
-        print(f"{candidates} candidates; on the index itself: recall@10 {near.quality.recall:.3f}")
+        print(
+            f"{near.candidates} candidates; on the index itself: recall@10 {near.quality.recall:.3f}"
+        )
         print(f"{len(queries)} queries of test songs: recall@10 {np.mean(shares):.3f}")
         tell("approximate", times[near])
         tell("exact", times[exact])
         codes_mb = (index.folder / str(index.state.codes) / codes.CODES).stat().st_size / 2**20
         print(f"codes {codes_mb:.0f} MB, vectors {index.vectors.nbytes / 2**20:.0f} MB mapped")
-        if rows < most_rows:
-            repeated = repeat(made, index, most_rows)
-            near.codes = repeated
-            tell(f"approximate, {most_rows} codes", [
-                timed(lambda query=query: near.search([query], Wanted(10)))
-                for query in queries[:, None]
-            ])  # fmt: skip
-
-
-def repeat(made: Codes, index: Index, rows: int) -> Codes:
-    """Repeat codes until there are so many."""
-    times = -(-rows // len(made.rows))
-    whole = faiss.clone_index(made.index)
-    for _ in range(times - 1):
-        for first in range(0, len(made.rows), 65_536):
-            here = made.rows[first : first + 65_536][: max(0, rows - whole.ntotal)]
-            if len(here):
-                whole.add(np.asarray(index.vectors[here]))
-    return replace(made, index=whole, rows=np.tile(made.rows, times)[: whole.ntotal])
 
 
 def tell(what: str, times: list[tuple[float, float]]) -> None:
