@@ -198,9 +198,8 @@ def measure(data: Path, vectors: Path, most_rows: int) -> None:
                 found.append({each.entry.path for each in best})
             shares.append(len(found[0] & found[1]) / len(found[1]))
         print(f"{rows} windows, codes of them learned and measured in {build_ms / 1000:.0f} s CPU")
-        print(
-            f"{near.candidates} candidates; on the index itself: recall@10 {near.quality.recall:.3f}"
-        )
+        recall = near.quality.recall
+        print(f"{near.candidates} candidates; on the index itself: recall@10 {recall:.3f}")
         print(f"{len(queries)} queries of test songs: recall@10 {np.mean(shares):.3f}")
         tell("approximate", times[near])
         tell("exact", times[exact])
