@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import re
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,12 @@ from torch import Tensor
 from phalar import audio, calibration
 from phalar.calibration import HOP_S, WINDOW_S
 from phalar.model import Phalar, weights
-from phalar.model.waveform import SHORTEST_S
+from phalar.sound import LONGEST_S, Sound, cut_moment, whole
 
 logger = logging.getLogger(__name__)
 
-Sound = str | PathLike[str] | NDArray[np.floating] | Tensor
-
-LONGEST_S = 10.0
-"""Models are trained on clips of up to this length; longer is heard in windows or in part."""
+WINDOWS_AT_ONCE = 64
+"""Those of a long sound are together twice its size."""
 
 AUDIBLE_PEAK = 1e-3
 """A window that never goes beyond -60 dB of full scale says nothing of what fits."""
@@ -114,7 +113,7 @@ def embed(
     ValueError
         The sound cannot be read, ends before the moment, or is under 0.5 s.
     """
-    heard = _moment(sound, sample_rate, start_s=start_s, seconds=seconds)
+    heard = cut_moment(sound, sample_rate, start_s=start_s, seconds=seconds)
     return model.embed(heard, audio.SAMPLE_RATE_HZ)
 
 
@@ -152,9 +151,9 @@ def embed_windows(
         raise ValueError(
             f"windows of {window_s:g} s every {hop_s:g} s: must be longer than 0, and further apart"
         )
-    _, whole = _whole(sound, sample_rate)
-    starts = _starts(len(whole), window, hop)
-    z = model.embed(np.stack([whole[at : at + window] for at in starts]), audio.SAMPLE_RATE_HZ)
+    _, heard = whole(sound, sample_rate)
+    starts = _starts(len(heard), window, hop)
+    z = torch.cat([_embed_at(model, heard, some, window) for some in _few(starts)])
     return np.array(starts) / audio.SAMPLE_RATE_HZ, z
 
 
@@ -206,7 +205,7 @@ def score(
         As in `embed`; or two long sounds are never heard at the same time.
     """
     length_s = np.inf if seconds is None else seconds
-    heard = [_moment(sound, sample_rate, start_s=start_s, seconds=length_s) for sound in (a, b)]
+    heard = [cut_moment(sound, sample_rate, start_s=start_s, seconds=length_s) for sound in (a, b)]
     shorter = min(len(sound) for sound in heard)
     window, hop = shorter, shorter
     if seconds is None and shorter > LONGEST_S * audio.SAMPLE_RATE_HZ:
@@ -221,9 +220,11 @@ def score(
         ]
     if not starts:
         raise ValueError("the two are never heard at the same time; choose a moment of both")
-    clips = np.stack([sound[at : at + window] for at in starts for sound in heard])
-    z = model.embed(clips, audio.SAMPLE_RATE_HZ)
-    return Score(float(model.score(z[0::2], z[1::2]).mean()), len(starts))
+    scores = [
+        model.score(*(_embed_at(model, sound, some, window) for sound in heard))
+        for some in _few(starts)
+    ]
+    return Score(float(torch.cat(scores).mean()), len(starts))
 
 
 def _starts(samples: int, window: int, hop: int) -> list[int]:
@@ -231,74 +232,15 @@ def _starts(samples: int, window: int, hop: int) -> list[int]:
     return list(range(0, max(samples - window, 0) + 1, hop))
 
 
-def _whole(sound: Sound, sample_rate: int | None) -> tuple[str, NDArray[np.float32]]:
-    """Read, mix down and resample sound; with what it is called in messages."""
-    if isinstance(sound, str | PathLike):
-        return str(sound), _read(Path(sound))
-    return f"array {tuple(sound.shape)}", _from_array(sound, sample_rate)
+def _few(starts: list[int]) -> Iterator[list[int]]:
+    """Give a few starts at a time."""
+    for place in range(0, len(starts), WINDOWS_AT_ONCE):
+        yield starts[place : place + WINDOWS_AT_ONCE]
 
 
-def _moment(
-    sound: Sound, sample_rate: int | None, *, start_s: float, seconds: float
-) -> NDArray[np.float32]:
-    """Read, mix down and resample sound, and cut the moment that is to be heard."""
-    if not (0 <= start_s < np.inf and seconds > 0):
-        raise ValueError(
-            f"moment from {start_s:g} s for {seconds:g} s: must start at 0 or later and be "
-            "longer than 0"
-        )
-    name, whole = _whole(sound, sample_rate)
-    start = round(start_s * audio.SAMPLE_RATE_HZ)
-    stop = len(whole)
-    if np.isfinite(seconds):
-        stop = min(stop, round((start_s + seconds) * audio.SAMPLE_RATE_HZ))
-    if start >= len(whole):
-        raise ValueError(
-            f"{name}: ends at {len(whole) / audio.SAMPLE_RATE_HZ:.1f} s, before the moment at "
-            f"{start_s:g} s; choose an earlier one"
-        )
-    if stop - start < SHORTEST_S * audio.SAMPLE_RATE_HZ:
-        raise ValueError(
-            f"{name}: {(stop - start) / audio.SAMPLE_RATE_HZ:.2f} s from {start_s:g} s on, must be "
-            f"{SHORTEST_S:g} s or more"
-        )
-    if (start_s, seconds) == (0.0, LONGEST_S) and stop < len(whole):
-        logger.warning(
-            "%s: %.1f s long, only its first %g s are heard; choose a moment, or embed its windows",
-            name,
-            len(whole) / audio.SAMPLE_RATE_HZ,
-            seconds,
-        )
-    return whole[start:stop]
-
-
-def _read(path: Path) -> NDArray[np.float32]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a sound file")
-    return audio.load_mono(path)
-
-
-def _from_array(
-    sound: NDArray[np.floating] | Tensor, sample_rate: int | None
-) -> NDArray[np.float32]:
-    """Check an array of samples, and bring it to mono at the model's rate."""
-    shape = tuple(sound.shape)
-    if sample_rate is None:
-        raise ValueError(f"array {shape}: has no sample rate of its own; pass sample_rate in Hz")
-    if not (sample_rate >= 1 and float(sample_rate).is_integer()):
-        raise ValueError(f"sample_rate: {sample_rate} is not a whole number of Hz above 0")
-    samples = sound.detach().cpu().numpy() if isinstance(sound, torch.Tensor) else sound
-    if samples.ndim == 2 and shape[0] > shape[1]:
-        raise ValueError(
-            f"array {shape}: more channels than samples; transpose it to (channels, N)"
-        )
-    if samples.ndim not in (1, 2) or not samples.size:
-        raise ValueError(f"array {shape}: must be (N,) or (channels, N), and not empty")
-    if samples.dtype == np.int16:
-        samples = samples / np.float32(2**15)
-    if not np.issubdtype(samples.dtype, np.floating) or not np.isfinite(samples).all():
-        raise ValueError(f"array {shape} of {samples.dtype}: must be of finite floats or int16")
-    return audio.resample(audio.mono(samples), int(sample_rate))
+def _embed_at(model: Phalar, sound: NDArray[np.float32], starts: list[int], window: int) -> Tensor:
+    clips = np.stack([sound[at : at + window] for at in starts])
+    return model.embed(clips, audio.SAMPLE_RATE_HZ)
 
 
 def percentile(model: Phalar, score: float, *, windows: int | None = None) -> float | None:
