@@ -177,5 +177,22 @@ def test_too_few_windows_have_no_codes(tmp_path, model, caplog) -> None:
     folder = tmp_path / ".phalar"
     write(folder, alike(80, np.random.default_rng(1)), wants_codes=True)
     approximate.refresh(folder, model)
-    assert "80 windows, codes need 1000 or more; searched exactly" in caplog.text
+    assert (
+        "70 windows that are not silent, codes need 1000 or more; searched exactly" in caplog.text
+    )
+    assert open_index(folder).state.codes is None
+
+
+@pytest.mark.parametrize("silent", [800, 1195])
+def test_silent_windows_count_for_nothing(tmp_path, model, caplog, silent) -> None:
+    folder = tmp_path / ".phalar"
+    write(folder, alike(1200, np.random.default_rng(1)), wants_codes=True)
+    index = open_index(folder)
+    quiet = [
+        replace(e, silent=tuple(w for w in range(WINDOWS) if e.first + w < silent))
+        for e in index.entries
+    ]
+    store.write_table(folder, quiet, index.state)
+    approximate.refresh(folder, model)
+    assert f"{1200 - silent} windows that are not silent, codes need 1000 or more" in caplog.text
     assert open_index(folder).state.codes is None

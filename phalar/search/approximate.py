@@ -57,14 +57,7 @@ def refresh(folder: Path, model: Phalar) -> None:
     wanted = index.facts.codes
     if wanted is None:
         wanted = len(index.vectors) >= FROM_ROWS
-    elif wanted and len(index.vectors) < codes.LEAST_ROWS:
-        wanted = False
-        logger.warning(
-            "%s: %d windows, codes need %d or more; searched exactly, which takes no time here",
-            folder,
-            len(index.vectors),
-            codes.LEAST_ROWS,
-        )
+    name = index.state.codes if wanted else None
     if wanted and not _will_do(index):
         try:
             name = _make(index, model)
@@ -75,9 +68,8 @@ def refresh(folder: Path, model: Phalar) -> None:
                 ) from None
             logger.info("%s: searched exactly; pip install 'phalar[search]' is faster", folder)
             return
+    if name != index.state.codes:
         store.write_table(folder, index.entries, replace(index.state, codes=name))
-    elif not wanted and index.state.codes is not None:
-        store.write_table(folder, index.entries, replace(index.state, codes=None))
     kept = store.open_index(folder).state.codes
     for other in folder.glob("codes-*"):
         if other.name != kept:
@@ -96,12 +88,26 @@ def _will_do(index: Index) -> bool:
     return len(index.vectors) - covered <= UNCODED * len(index.vectors)
 
 
-def _make(index: Index, model: Phalar) -> str:
-    """Fit codes, measure them, and write them into a folder beside the others; give its name."""
+def _make(index: Index, model: Phalar) -> str | None:
+    """Fit codes, measure them, and write them into a folder beside the others; give its name.
+
+    None where the index has too few windows in which there is something to hear.
+    """
     start = time.monotonic()
     exact = Searcher(index, exact=True)
+    rows = exact.heard_rows()
+    if len(rows) < codes.LEAST_ROWS:
+        logger.log(
+            logging.WARNING if index.facts.codes else logging.INFO,
+            "%s: %d windows that are not silent, codes need %d or more; searched exactly, which "
+            "takes no time here",
+            index.folder,
+            len(rows),
+            codes.LEAST_ROWS,
+        )
+        return None
     rng = np.random.default_rng(1)
-    made = codes.fit(index.vectors, exact.heard_rows(), rng=rng)
+    made = codes.fit(index.vectors, rows, rng=rng)
     query_map = np.asarray(model.similarity.query_map().cpu().numpy(), np.float32)
     chosen = rng.choice(made.rows, min(2 * ASKED, len(made.rows)), replace=False)
     quality = measure(exact, made, index.vectors[chosen] @ query_map, chosen)
