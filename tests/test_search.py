@@ -16,10 +16,12 @@ from phalar.search import (
     Wanted,
     build,
     change,
+    hear,
     info,
     open_index,
     rendering,
     store,
+    writing,
 )
 from phalar.search.check import differences
 from phalar.search.fit import fit
@@ -189,8 +191,8 @@ def test_filters_ask_for_instruments_and_words_of_the_path(library, model) -> No
 def test_an_update_hears_only_what_is_new(library, model, monkeypatch) -> None:
     before = names(open_index(library))
     heard = []
-    embed = build.embed_windows
-    monkeypatch.setattr(build, "embed_windows", lambda *given: (heard.append(1), embed(*given))[1])
+    embed = hear.embed_windows
+    monkeypatch.setattr(hear, "embed_windows", lambda *given: (heard.append(1), embed(*given))[1])
     (library / "keys.ogg").rename(library / "song one/rhodes.ogg")
     (library / "song one/drums.flac").touch()
     (library / "loop.wav").unlink()
@@ -236,7 +238,7 @@ def test_an_opened_index_stays_as_it_was(library, model) -> None:
 
 
 def test_interrupted_goes_on_where_it_was(bare, indexed, model, monkeypatch) -> None:
-    embed = build.embed_windows
+    embed = hear.embed_windows
     calls = []
 
     def interrupted(*given):
@@ -245,7 +247,7 @@ def test_interrupted_goes_on_where_it_was(bare, indexed, model, monkeypatch) -> 
             raise KeyboardInterrupt
         return embed(*given)
 
-    monkeypatch.setattr(build, "embed_windows", interrupted)
+    monkeypatch.setattr(hear, "embed_windows", interrupted)
     with pytest.raises(KeyboardInterrupt):
         update(bare, model)
     # Half a row, as a killed process leaves it.
@@ -270,7 +272,7 @@ def test_refusals(library, model, tmp_path_factory) -> None:
         update(library, model, sha256="another")
     folder = library / ".phalar"
     with (
-        store.locked(folder),
+        writing.locked(folder),
         pytest.raises(ValueError, match="another process is updating this index"),
     ):
         update(library, model)

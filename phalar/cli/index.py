@@ -12,6 +12,7 @@ from phalar.cli.options import TRAINED, Json, Model, WrongUseError, load, print_
 
 if TYPE_CHECKING:
     from phalar.search import Built
+    from phalar.search.build import How
     from phalar.search.windows import Grid
 
 Library = Annotated[Path, typer.Argument(help="A folder of sound files, at any depth.")]
@@ -24,6 +25,12 @@ Codes = Annotated[
         "--approximate/--exact",
         help="How it is searched; by default approximately from 200,000 windows on.",
     ),
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read every file: one may have changed in secret.")
+]
+Forget = Annotated[
+    bool, typer.Option("--forget", help="Forget also what may only be out of reach.")
 ]
 LISTED = 10
 
@@ -44,24 +51,31 @@ def build(
     hop: Annotated[float | None, typer.Option(help="A window starts every so often.")] = None,
     anew: Annotated[bool, typer.Option("--anew", help="Hear all again.")] = False,
     approximate: Codes = None,
+    verify: Verify = False,
+    forget: Forget = False,
     as_json: Json = False,
 ) -> None:
-    """Hear every sound file of a folder; stopped, it goes on where it was."""
-    from phalar.search import store
+    """Hear every sound file of a folder; stopped, it goes on where it was.
+
+    Of a library that moved, `--index` names the folder of its index, which follows it.
+    """
+    from phalar.search import store, terms
+    from phalar.search.build import How
     from phalar.search.windows import Grid
 
     folder = index or library / store.FOLDER
-    if not library.is_dir():
-        raise WrongUseError(f"{library}: no such folder; give the folder of your stems")
+    try:
+        terms.refuse_missing(library, folder)
+    except FileNotFoundError as error:
+        raise WrongUseError(str(error)) from None
     usual = Grid()
-    grid = None if window is None is hop else Grid(window or usual.window_s, hop or usual.hop_s)
-    if anew and (folder / store.FACTS).is_file():
-        with store.locked(folder):
-            for path in [*folder.glob("vectors-*.f32"), folder / store.TABLE, folder / store.FACTS]:
-                path.unlink(missing_ok=True)
-            for made in folder.glob("codes-*"):
-                shutil.rmtree(made)
-    _run(library, folder, model, grid, approximate, as_json=as_json)
+    grid = None
+    if window is not None or hop is not None:
+        grid = Grid(
+            usual.window_s if window is None else window, usual.hop_s if hop is None else hop
+        )
+    how = How(codes=approximate, anew=anew, verify=verify, forget=forget)
+    _run(library, folder, model, grid, how, as_json=as_json)
 
 
 def update(
@@ -70,14 +84,22 @@ def update(
         str | None, typer.Option(help="Where the model of the index is now, if it moved.")
     ] = None,
     approximate: Codes = None,
+    verify: Verify = False,
+    forget: Forget = False,
     as_json: Json = False,
 ) -> None:
     """Hear what is new, forget what is gone; files that only moved keep their entries."""
-    from phalar.search import store
+    from phalar.search import store, terms
+    from phalar.search.build import How
 
     folder = _folder(library)
     facts = store.read_facts(folder)
-    _run(facts.library, folder, model or facts.model, None, approximate, as_json=as_json)
+    try:
+        terms.refuse_missing(facts.library, folder)
+    except FileNotFoundError as error:
+        raise WrongUseError(str(error)) from None
+    how = How(codes=approximate, verify=verify, forget=forget)
+    _run(facts.library, folder, model or facts.model, None, how, as_json=as_json)
 
 
 def check(
@@ -86,7 +108,7 @@ def check(
 ) -> None:
     """Compare every file's bytes with what was heard; exits with 1 where they differ."""
     from phalar.search import open_index
-    from phalar.search.check import differences
+    from phalar.search.check import CHANGED, differences
 
     found = differences(open_index(_folder(library)))
     if as_json:
@@ -94,9 +116,10 @@ def check(
     else:
         for path, what in found:
             typer.echo(f"{path}: {what}")
-        typer.echo(
-            "all as heard" if not found else f"{len(found)} differ; run `phalar index update`"
-        )
+        # One with the size and date that it had is not looked at by a plain update.
+        is_secret = any(what == CHANGED for _, what in found)
+        mend = f"run `phalar index update{' --verify' if is_secret else ''}`"
+        typer.echo(f"{len(found)} differ; {mend}" if found else "all as heard")
     if found:
         raise typer.Exit(1)
 
@@ -145,13 +168,14 @@ def _run(
     folder: Path,
     model: str,
     grid: Grid | None,
-    approximate: bool | None,
+    how: How,
     *,
     as_json: bool,
 ) -> None:
     from phalar import search
     from phalar.search.info import summary
 
+    model = _lasting(model)
     loaded = load(model)
     if loaded.sha256 is None:
         raise WrongUseError(f"{model}: has no digest; save the model first")
@@ -159,15 +183,18 @@ def _run(
         library,
         folder,
         loaded,
-        model_name=str(Path(model).resolve()) if Path(model).exists() else model,
+        model_name=model,
         model_sha256=loaded.sha256,
         grid=grid,
-        codes=approximate,
+        how=how,
     )
     if as_json:
-        broken = [{"path": path, "reason": reason} for path, reason in built.broken]
-        counts = ("heard", "kept", "moved", "removed")
-        print_json({name: getattr(built, name) for name in counts} | {"broken": broken})
+        counts = {name: getattr(built, name) for name in ("heard", "kept", "moved", "removed")}
+        lists = {
+            name: [{"path": path, "reason": reason} for path, reason in getattr(built, name)]
+            for name in ("broken", "unread")
+        }
+        print_json(counts | lists)
     else:
         _tell(built, folder)
         typer.echo(f"search: {_search(summary(search.open_index(folder)))}")
@@ -179,11 +206,43 @@ def _tell(built: Built, folder: Path) -> None:
         f"{built.removed} gone, {len(built.broken)} broken"
     )
     _list_broken(built.broken)
+    if built.unread:
+        typer.echo("could not be read this time, and will be looked at by the next update:")
+        _list(built.unread, "`--json` lists them all")
 
 
 def _list_broken(broken: list[tuple[str, str]]) -> None:
+    _list(broken, "`phalar index info --json` lists them all")
+
+
+def _list(listed: list[tuple[str, str]], more: str) -> None:
     width = shutil.get_terminal_size().columns
-    for path, reason in broken[:LISTED]:
+    for path, reason in listed[:LISTED]:
         typer.echo(f"  {path}: {reason}"[: max(width, 80)])
-    if len(broken) > LISTED:
-        typer.echo(f"  and {len(broken) - LISTED} more: `phalar index info --json` lists them all")
+    if len(listed) > LISTED:
+        typer.echo(f"  and {len(listed) - LISTED} more: {more}")
+
+
+def _lasting(model: str) -> str:
+    """Name a model so that the name leads to it later too.
+
+    A folder by its whole path; a registered model by its version, because an alias such as
+    `champion` names another one after a promotion.
+    """
+    from phalar import infer
+    from phalar.model import weights
+
+    path = Path(model)
+    if path.suffix == ".safetensors" or (path / weights.WEIGHTS_FILE).is_file():
+        return str(path.resolve())
+    if not infer.REGISTERED.fullmatch(model):
+        return model
+    from phalar import registry
+
+    try:
+        with registry.opened(registry.find(model)) as client:
+            name = infer.CHAMPION if model == "champion" else model
+            version = registry.find_version(client, name)
+    except FileNotFoundError as error:
+        raise WrongUseError(str(error)) from None
+    return f"{version.name}/{version.version}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phalar.model.similarity import SEARCH_DIMENSIONS
+from phalar.search import store, writing
 from phalar.search.store import Index
 
 logger = logging.getLogger(__name__)
@@ -75,12 +77,17 @@ class Codes:
         import faiss
 
         aside = folder.with_name(f"{folder.name}.part")
-        aside.mkdir(exist_ok=True)
-        faiss.write_index(self.index, str(aside / CODES))
-        np.save(aside / ROWS, self.rows)
         found = {name: getattr(quality, name) for name in Quality.__slots__}
-        (aside / FACTS).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        aside.replace(folder)
+        with writing.told(folder.parent):
+            try:
+                aside.mkdir(exist_ok=True)
+                faiss.write_index(self.index, str(aside / CODES))
+                np.save(aside / ROWS, self.rows)
+                (aside / FACTS).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                aside.replace(folder)
+            except (OSError, RuntimeError) as error:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise OSError(getattr(error, "errno", None), str(error)[:200]) from error
 
 
 def fit(vectors: Floats, rows: NDArray[np.int32], *, rng: np.random.Generator) -> Codes:
@@ -108,7 +115,8 @@ def fit(vectors: Floats, rows: NDArray[np.int32], *, rng: np.random.Generator) -
 def of(index: Index) -> tuple[Codes | None, Quality | None]:
     """Open the codes of an index, if it has any that are good for something.
 
-    The file of the codes is mapped. Without faiss there are none, with a warning.
+    The file of the codes is mapped. Without faiss there are none, with a warning; nor where an
+    update has replaced them since the index was opened, which is searched exactly then.
 
     Raises
     ------
@@ -117,7 +125,37 @@ def of(index: Index) -> tuple[Codes | None, Quality | None]:
     """
     if index.state.codes is None:
         return None, None
-    folder = index.folder / index.state.codes
+    try:
+        return _open(index.folder / index.state.codes)
+    except ValueError:
+        if _are_current(index):
+            raise
+        logger.info("%s: new codes since it was opened; searched exactly", index.folder)
+        return None, None
+
+
+def quality_of(index: Index) -> Quality | None:
+    """Say how good the codes of an index are; errors, and None, are as those of `of`."""
+    if index.state.codes is None:
+        return None
+    try:
+        return read_quality(index.folder / index.state.codes)
+    except ValueError:
+        if _are_current(index):
+            raise
+        return None
+
+
+def _are_current(index: Index) -> bool:
+    """Whether the table still names the codes that it named when the index was opened."""
+    try:
+        return store.read_state(index.folder).codes == index.state.codes
+    except (OSError, ValueError, KeyError, TypeError):
+        # What is wrong with the table is no news of the codes.
+        return True
+
+
+def _open(folder: Path) -> tuple[Codes | None, Quality]:
     quality = read_quality(folder)
     if quality.candidates is None:
         return None, quality

@@ -16,7 +16,7 @@ def summary(index: Index) -> dict[str, Any]:
     """
     heard = [entry for entry in index.entries if entry.reason is None]
     rows = {(entry.first, entry.windows) for entry in heard}
-    quality = codes.read_quality(index.folder / index.state.codes) if index.state.codes else None
+    quality = codes.quality_of(index)
     near = quality is not None and quality.candidates is not None
     return {
         "index": str(index.folder),

@@ -7,11 +7,9 @@ that were committed are never written again, nor cut off.
 
 from __future__ import annotations
 
-import fcntl
+import io
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -21,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from phalar.model.similarity import SEARCH_DIMENSIONS
+from phalar.search import writing
 from phalar.search.windows import Grid
 
 FORMAT = 2
@@ -30,7 +29,10 @@ FOLDER = ".phalar"
 NAME, TAGS, SOUND = "name", "tags", "sound"
 """Who tells a tempo or a key; of the last it is an estimate."""
 
-FACTS, TABLE, LOCK = "index.json", "files.parquet", "lock"
+FACTS, TABLE = "index.json", "files.parquet"
+
+TRIES = 3
+"""So often an index is opened anew that is replaced while it is opened."""
 
 SCHEMA = pa.schema(
     [
@@ -122,9 +124,12 @@ class Index:
 
 
 def locate(place: str | os.PathLike[str]) -> Path:
-    """Give the folder of an index: the place itself, or `.phalar` within it."""
+    """Give the folder of an index: `.phalar` within the place, or the place itself."""
     path = Path(place)
-    return path if (path / FACTS).is_file() else path / FOLDER
+    # A library may have a file of its own that is called as that of an index.
+    beside = ((path / name).is_file() for name in (TABLE, writing.LOCK))
+    is_index = (path / FACTS).is_file() and any(beside)
+    return path if is_index and not (path / FOLDER / FACTS).is_file() else path / FOLDER
 
 
 def open_index(place: str | os.PathLike[str]) -> Index:
@@ -138,24 +143,52 @@ def open_index(place: str | os.PathLike[str]) -> Index:
         It is damaged, or of another version.
     """
     folder = locate(place)
-    facts = read_facts(folder)
+    for _ in range(TRIES):
+        facts = read_facts(folder)
+        try:
+            return _open(folder, facts)
+        except FileNotFoundError as error:
+            # It may be that an update has just put another in its place.
+            missing = error
+    raise _damaged(folder, missing) from missing
+
+
+def _open(folder: Path, facts: Facts) -> Index:
     try:
         table = pq.read_table(folder / TABLE)
         if not table.schema.equals(SCHEMA):
             raise ValueError(f"{TABLE} has other columns")
-        state = State(**json.loads(table.schema.metadata[b"state"]))
+        state = _state(table.schema)
         entries = [Entry(**{**row, "silent": tuple(row["silent"])}) for row in table.to_pylist()]
         vectors = map_vectors(folder / state.vectors)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{folder}: damaged index ({error}); run `phalar index build` with --anew"
-        ) from error
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        # Of what is damaged the table's reader says so without a number.
+        if error.errno is None:
+            raise _damaged(folder, error) from error
+        raise OSError(f"{folder}: cannot be read ({error.strerror}); see to the disk") from error
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, error) from error
     if state.rows > len(vectors):
         raise ValueError(
             f"{folder}: {len(vectors)} vectors, its table names {state.rows}; it is damaged, "
             "run `phalar index build` with --anew"
         )
     return Index(folder, facts, entries, vectors[: state.rows], state)
+
+
+def _damaged(folder: Path, error: Exception) -> ValueError:
+    return ValueError(f"{folder}: damaged index ({error}); run `phalar index build` with --anew")
+
+
+def read_state(folder: Path) -> State:
+    """Read what the table of an index says now of the files beside it."""
+    return _state(pq.read_schema(folder / TABLE))
+
+
+def _state(schema: pa.Schema) -> State:
+    return State(**json.loads(schema.metadata[b"state"]))
 
 
 def read_facts(folder: Path) -> Facts:
@@ -165,7 +198,7 @@ def read_facts(folder: Path) -> Facts:
         if found["format"] != FORMAT:
             raise ValueError(f"format {found['format']}, this version reads {FORMAT}")
         grid = Grid(found["window_s"], found["hop_s"])
-        library = Path(os.path.normpath(folder / found["library"]))
+        library = _library(folder, found["library"])
         return Facts(library, found["model"], found["model_sha256"], grid, found["codes"])
     except FileNotFoundError:
         raise FileNotFoundError(
@@ -175,6 +208,16 @@ def read_facts(folder: Path) -> Facts:
         raise ValueError(
             f"{folder / FACTS}: damaged ({error}); run `phalar index build` with --anew"
         ) from error
+
+
+def _library(folder: Path, relative: str) -> Path:
+    """Give the library that an index names relative to its own folder, in the caller's words.
+
+    Where the folder is a link to another disk these lead elsewhere, and its real place counts.
+    """
+    real = Path(os.path.normpath(folder.resolve() / relative))
+    called = Path(os.path.normpath(folder / relative))
+    return called if called.resolve() == real else real
 
 
 def write_facts(folder: Path, facts: Facts) -> None:
@@ -188,9 +231,7 @@ def write_facts(folder: Path, facts: Facts) -> None:
         "hop_s": facts.grid.hop_s,
         "codes": facts.codes,
     }
-    aside = folder / f"{FACTS}.part"
-    aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    aside.replace(folder / FACTS)
+    writing.put(folder / FACTS, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def write_table(folder: Path, entries: list[Entry], state: State) -> None:
@@ -200,9 +241,21 @@ def write_table(folder: Path, entries: list[Entry], state: State) -> None:
     table = pa.table(columns, schema=SCHEMA).replace_schema_metadata(
         {"state": json.dumps(asdict(state))}
     )
-    aside = folder / f"{TABLE}.part"
-    pq.write_table(table, aside, compression="zstd")
-    aside.replace(folder / TABLE)
+    content = io.BytesIO()
+    pq.write_table(table, content, compression="zstd")
+    writing.put(folder / TABLE, content.getvalue())
+
+
+def begin(folder: Path, facts: Facts, state: State) -> None:
+    """Make an index an empty one, with a file of vectors that no other index of this folder had.
+
+    Killed in between, it is an empty one of the old facts: never are there vectors of one model
+    under the name of another.
+    """
+    with writing.told(folder):
+        (folder / state.vectors).touch()
+    write_table(folder, [], state)
+    write_facts(folder, facts)
 
 
 def map_vectors(path: Path) -> NDArray[np.float32]:
@@ -211,23 +264,3 @@ def map_vectors(path: Path) -> NDArray[np.float32]:
     if rows == 0:
         return np.empty((0, SEARCH_DIMENSIONS), np.float32)
     return np.memmap(path, np.float32, "r", shape=(rows, SEARCH_DIMENSIONS))
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold an index for writing; a second writer is refused, and a killed one holds nothing.
-
-    Raises
-    ------
-    ValueError
-        Another process writes it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder}: another process is updating this index; wait for it, or stop it"
-            ) from None
-        yield
