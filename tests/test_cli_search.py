@@ -1,6 +1,9 @@
 """`phalar index` and `phalar search` as a user calls them."""
 
 import json
+import os
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,3 +84,66 @@ def test_error_is_one_line_with_its_exit_code(call, words, code, why) -> None:
     found, out, err = call(words)
     assert (found, out, err.count("\n")) == (code, "", 1)
     assert why in err
+
+
+def test_what_cannot_be_done_leaves_the_index_and_names_what_can(call, folder) -> None:
+    root = folder / "kept"
+    root.mkdir()
+    (root / "bass.wav").write_bytes((folder / "stems/bass.wav").read_bytes())
+    # A folder of the name of a registered model holds no weights.
+    (folder / "phalar").mkdir()
+    assert call("index build kept --model m")[0] == 0
+    before = {path: path.read_bytes() for path in (root / ".phalar").iterdir()}
+    for words, code, why in [
+        ("index build kept --anew --model /nowhere", 2, "/nowhere: no such model"),
+        ("index build kept --anew --model phalar", 2, "phalar: no such folder, and no registry"),
+        ("index build kept --anew --window 0 --model m", 1, "windows of 0 s every 2.5 s"),
+    ]:
+        found, _, err = call(words)
+        assert (found, why in err, err.count("\n")) == (code, True, 1)
+    assert {path: path.read_bytes() for path in (root / ".phalar").iterdir()} == before
+
+    path, status = root / "bass.wav", (root / "bass.wav").stat()
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + b"xx")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    code, out, _ = call("index check kept")
+    assert (code, out) == (
+        1, "bass.wav: changed\n1 differ; run `phalar index update --verify`\n"
+    )  # fmt: skip
+    code, out, _ = call("index update kept --verify --json")
+    assert (code, json.loads(out)["heard"], json.loads(out)["unread"]) == (0, 1, [])
+    assert call("index check kept")[0] == 0
+
+    path.unlink()
+    code, _, err = call("index update kept")
+    assert (code, "no sound there, but known files of it: 1" in err) == (1, True)
+    code, out, _ = call("index update kept --forget --json")
+    assert (code, json.loads(out)["removed"]) == (0, 1)
+
+
+def test_an_index_names_the_version_that_an_alias_meant(call, folder, monkeypatch) -> None:
+    """After a promotion `champion` is another model, which an index is not of."""
+    from phalar import registry
+
+    fetched = []
+    monkeypatch.setattr(registry, "find", lambda name: "a registry")
+    monkeypatch.setattr(registry, "opened", lambda uri: nullcontext("a client"))
+    monkeypatch.setattr(
+        registry,
+        "find_version",
+        lambda client, name: {"phalar@champion": SimpleNamespace(name="phalar", version="3")}[name],
+    )
+    monkeypatch.setattr(registry, "fetch", lambda name: fetched.append(name) or folder / "m")
+    root = folder / "registered"
+    root.mkdir()
+    (root / "bass.wav").write_bytes((folder / "stems/bass.wav").read_bytes())
+    assert call("index build registered --model champion")[0] == 0
+    code, out, _ = call("index info registered --json")
+    assert (code, json.loads(out)["model"]) == (0, "phalar/3")
+    assert call("search mix.wav --index registered --no-refine")[0] == 0
+    assert fetched == ["phalar/3", "phalar/3"]
+    # A model that moved is named as it is called now.
+    assert call("index update registered --model m")[0] == 0
+    code, out, _ = call("index info registered --json")
+    assert json.loads(out)["model"] == str((folder / "m").resolve())

@@ -187,7 +187,7 @@ def test_a_disk_that_is_not_mounted_is_no_empty_library(library, model, tmp_path
     library.mkdir()
     before = entries(folder)
     for how in ({}, {"anew": True}):
-        with pytest.raises(ValueError, match="no sound there, and 3 files of it are known; mount"):
+        with pytest.raises(ValueError, match="no sound there, but known files of it: 3; mount its disk"):
             update(library, model, folder, **how)
     assert entries(folder) == before
     library.rmdir()

@@ -94,7 +94,7 @@ def refuse_nothing(library: Path, seen: Seen, entries: list[Entry]) -> None:
     heard = sum(entry.windows > 0 for entry in entries)
     if heard and not (seen.there or seen.refused or seen.unread or seen.unlisted):
         raise ValueError(
-            f"{library}: no sound there, and {heard} files of it are known; mount its disk, or "
+            f"{library}: no sound there, but known files of it: {heard}; mount its disk, or "
             "forget them with --forget"
         )
 
