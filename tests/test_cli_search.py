@@ -115,11 +115,17 @@ def test_what_cannot_be_done_leaves_the_index_and_names_what_can(call, folder) -
     assert (code, json.loads(out)["heard"], json.loads(out)["unread"]) == (0, 1, [])
     assert call("index check kept")[0] == 0
 
-    path.unlink()
+    (root / "\x1b[2Jb\n.wav").write_text("<html>")
+    code, out, _ = call("index check kept")
+    assert out.splitlines()[0] == "?[2Jb?.wav: new"
+    code, out, _ = call("index update kept")
+    assert "?[2Jb?.wav: cannot be decoded" in out
+    for each in root.glob("*.wav"):
+        each.unlink()
     code, _, err = call("index update kept")
     assert (code, "no sound there, but known files of it: 1" in err) == (1, True)
     code, out, _ = call("index update kept --forget --json")
-    assert (code, json.loads(out)["removed"]) == (0, 1)
+    assert (code, json.loads(out)["removed"]) == (0, 2)
 
 
 def test_an_index_names_the_version_that_an_alias_meant(call, folder, monkeypatch) -> None:

@@ -14,7 +14,7 @@ import soundfile
 import torch
 
 from phalar.model import ModelConfig, Phalar, build_model
-from phalar.search import Searcher, Wanted, build, check, codes, info, open_index, store
+from phalar.search import Searcher, Wanted, build, check, codes, hear, info, open_index, store
 from phalar.search.windows import Grid
 
 RATE_HZ = 16_000
@@ -187,7 +187,9 @@ def test_a_disk_that_is_not_mounted_is_no_empty_library(library, model, tmp_path
     library.mkdir()
     before = entries(folder)
     for how in ({}, {"anew": True}):
-        with pytest.raises(ValueError, match="no sound there, but known files of it: 3; mount its disk"):
+        with pytest.raises(
+            ValueError, match="no sound there, but known files of it: 3; mount its disk"
+        ):
             update(library, model, folder, **how)
     assert entries(folder) == before
     library.rmdir()
@@ -359,3 +361,27 @@ def test_a_folder_that_cannot_be_written_says_where_an_index_can_be(tmp_path, mo
         OSError, match=r"index: cannot be written \(Not a directory\); name a folder"
     ):
         update(tmp_path / "stems", model, tmp_path / "file" / "index")
+
+
+def test_only_bytes_that_can_be_read_are_damaged(model, tmp_path) -> None:
+    """What libsndfile cannot read it calls a format that it does not know."""
+    cut = tmp_path / "cut.flac"
+    write(cut, 1)
+    cut.write_bytes(cut.read_bytes()[:1000])
+    (tmp_path / "empty.mp3").touch()
+    make_unreadable(tmp_path / "unreadable.wav")
+
+    def heard(path: Path, sha256: str = "") -> None:
+        status = cut.stat() if path != tmp_path / "empty.mp3" else path.stat()
+        sha256 = sha256 or hear.file_sha256(path)
+        hear.hear(model, path, grid=GRID, status=status, sha256=sha256)
+
+    for path in (cut, tmp_path / "empty.mp3"):
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            heard(path)
+    with pytest.raises(OSError, match="Input/output error"):
+        heard(tmp_path / "unreadable.wav", "as it was before")
+    with pytest.raises(OSError, match="Input/output error"):
+        heard(tmp_path / "not there.wav", "as it was before")
+    with pytest.raises(OSError, match="it was written while it was read"):
+        heard(cut, "as it was before")

@@ -244,7 +244,7 @@ class _Update:
             self.counts["kept" if is_kept else "moved"] += 1
             return replace(same, **columns, **known.told(name, path, known.heard_of(same)))
         try:
-            heard = hear(self.model, path, self.facts.grid, status)
+            heard = hear(self.model, path, grid=self.facts.grid, status=status, sha256=sha256)
         except OSError as error:
             self.unread[name] = f"cannot be read: {error.strerror}"
             return _broken(name, sha256, self.unread[name])

@@ -40,7 +40,7 @@ class Heard:
     """Its first minute."""
 
 
-def hear(model: Phalar, path: Path, grid: Grid, status: os.stat_result) -> Heard:
+def hear(model: Phalar, path: Path, *, grid: Grid, status: os.stat_result, sha256: str) -> Heard:
     """Hear a file.
 
     Parameters
@@ -52,6 +52,8 @@ def hear(model: Phalar, path: Path, grid: Grid, status: os.stat_result) -> Heard
         Where its windows lie.
     status : os.stat_result
         Of the file before anything of it was read.
+    sha256 : str
+        Its digest.
 
     Raises
     ------
@@ -75,12 +77,16 @@ def hear(model: Phalar, path: Path, grid: Grid, status: os.stat_result) -> Heard
             vectors.append(np.ascontiguousarray(few, np.float32))
             silent += quiet
     except ValueError as error:
-        # An empty file is none of the system's either.
+        # libsndfile may take what it could not read for damage: only bytes that are read once more,
+        # and are the same, are damaged. It says of an empty MP3 that the system refuses it.
         if getattr(error.__cause__, "code", None) == SYSTEM_ERROR and status.st_size:
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
-        _refuse_changed(path, status)
+        if file_sha256(path) != sha256:
+            raise _written() from error
         raise
-    _refuse_changed(path, status)
+    after = path.stat()
+    if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
+        raise _written()
     if all(silent):
         raise ValueError("holds silence only")
     places = tuple(place for place, is_quiet in enumerate(silent) if is_quiet)
@@ -103,8 +109,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _refuse_changed(path: Path, before: os.stat_result) -> None:
-    """Refuse a file that was written while it was heard: its digest is of other bytes."""
-    after = path.stat()
-    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-        raise OSError(errno.EBUSY, "it was written while it was read")
+def _written() -> OSError:
+    """Say that what was heard is not what the digest is of."""
+    return OSError(errno.EBUSY, "it was written while it was read")
