@@ -102,6 +102,10 @@ def test_sound_comes_whole_in_parts_and_in_context(client, service) -> None:
     assert (part.status_code, part.content) == (206, content[100:200])
     assert part.headers["content-range"] == f"bytes 100-199/{len(content)}"
     assert client.get(address, headers={"range": "bytes=999999999-"}).status_code == 416
+    head = client.head(address)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(content))
+    assert client.head("/api/audio/" + "0" * 64).status_code == 404
     download = client.get(f"{address}?download=true").headers["content-disposition"]
     assert download == 'attachment; filename="piano.wav"'
 
@@ -125,16 +129,53 @@ def test_sound_comes_whole_in_parts_and_in_context(client, service) -> None:
         (wav(), {"start_s": 50}, 422, "song.wav: ends at 2.0 s, before the moment at 50 s"),
         (wav(), {"start_s": -1}, 422, "greater than or equal to 0"),
         (wav(), {"start_s": "nan"}, 422, "start_s"),
+        (wav(), {"start_s": "inf"}, 422, "start_s"),
+        (wav(), {"start_s": 1e300}, 422, "start_s"),
         (wav(), {"top": 10_000}, 422, "less than or equal to 200"),
         (bytes(2 << 20), {}, 413, "larger than 1 MB"),
     ],
-    ids=["page", "empty", "hit", "cut", "late", "negative", "nan", "many", "large"],
+    ids=["page", "empty", "hit", "cut", "late", "negative", "nan", "inf", "huge", "many", "large"],
 )
 def test_what_cannot_be_used_is_refused_with_the_reason(client, content, form, code, why) -> None:
     answer = client.post("/api/search", files={"files": ("song.wav", content)}, data=form)
     assert answer.status_code == code
     assert why in answer.text
     assert "/tmp" not in answer.text
+
+
+def test_numbers_that_are_none_are_refused_everywhere(client) -> None:
+    (found, *_) = client.post("/api/search", files={"files": ("a.wav", wav())}).json()
+    files = {"files": ("a.wav", wav())}
+    pair = {"a": ("a.wav", wav()), "b": ("b.wav", wav())}
+    for value in ("inf", "-inf", "nan", "1e300"):
+        for path, sent, form in (
+            ("embed", {"file": ("a.wav", wav())}, {"start_s": value}),
+            ("score", pair, {"start_s": value}),
+            ("audition", files, {"id": found["id"], "candidate_start_s": value}),
+        ):
+            answer = client.post(f"/api/{path}", files=sent, data=form)
+            assert (answer.status_code, path) == (422, path), value
+            assert "start_s" in answer.text
+    late = {"id": found["id"], "candidate_start_s": 80_000}
+    assert client.post("/api/audition", files=files, data=late).status_code == 200
+
+
+def test_errors_of_embed_and_score_name_the_file(client) -> None:
+    for start_s, seconds, why in (
+        (5, 1, "ends at 1.0 s, before the moment at 5 s"),
+        (0.8, 1, "0.20 s from 0.8 s on, must be 0.5 s or more"),
+        (0, 0.2, "0.20 s from 0 s on, must be 0.5 s or more"),
+    ):
+        short, long = ("short.wav", wav(min(1, seconds))), ("long.wav", wav(9))
+        form = {"start_s": start_s}
+        answers = [
+            client.post("/api/embed", files={"file": short}, data=form),
+            client.post("/api/score", files={"a": short, "b": long}, data=form),
+            client.post("/api/score", files={"a": long, "b": short}, data=form),
+        ]
+        for answer in answers:
+            assert answer.status_code == 422
+            assert answer.json()["detail"].startswith(f"short.wav: {why}")
 
 
 def test_a_body_that_does_not_say_its_length_is_counted(client) -> None:
@@ -162,6 +203,29 @@ def test_other_sites_cannot_ask(client) -> None:
     for headers in ({"host": "localhost:1"}, {"host": "[::1]:8017"},
                     {"origin": "http://localhost:8017"}):  # fmt: skip
         assert client.get("/api/info", headers=headers).status_code == 200, headers
+
+
+def test_other_sites_cannot_tell_what_is_there(client, service) -> None:
+    known = f"/api/audio/{service.searcher.index.entries[0].sha256}"
+    for path in (known, "/api/audio/" + "0" * 64, "/api/info"):
+        # A page of another port of this machine is of the same site, and yet another one.
+        for site in ("cross-site", "same-site"):
+            answer = client.get(path, headers={"sec-fetch-site": site})
+            assert (answer.status_code, "another site" in answer.text) == (403, True)
+        # Browsers that do not say it, or not to a machine that is not this one, heed the answer.
+        assert client.get(path).headers["cross-origin-resource-policy"] == "same-origin"
+    for site in ("same-origin", "none"):
+        assert client.get(known, headers={"sec-fetch-site": site}).status_code == 200
+    # A link to the page may stand anywhere.
+    assert client.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200
+    refused = client.get(known, headers={"host": "evil.example"})
+    assert refused.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_names_are_told_without_case(service) -> None:
+    app = create_app(service, hosts=frozenset(["MyBox.local"]))
+    answer = TestClient(app, base_url="http://mybox.LOCAL:8017").get("/api/info")
+    assert answer.status_code == 200
 
 
 def test_hostile_names_are_only_text(client) -> None:

@@ -33,10 +33,8 @@ def serve(
 ) -> None:
     """Open a page and an API on this machine: drop a mix, hear what of the library fits."""
     try:
-        import uvicorn
-
+        from phalar.serve import listening
         from phalar.serve.app import create_app
-        from phalar.serve.guard import LOOPBACK
         from phalar.serve.service import Service
     except ImportError as error:
         raise WrongUseError(f"{error}: pip install 'phalar[serve]'") from None
@@ -46,15 +44,23 @@ def serve(
         opened = open_index(index)
     except FileNotFoundError as error:
         raise WrongUseError(str(error)) from None
+    try:
+        hosts = listening.names(host, name or ())
+        door = listening.listen(host, port)
+    except ValueError as error:
+        raise WrongUseError(str(error)) from None
     loaded = load_of_index(model, opened)
     service = Service(loaded, Searcher(opened), workers=os.cpu_count() or 1)
-    hosts = LOOPBACK | {host} | frozenset(name or ())
-    if host not in LOOPBACK:
-        typer.echo(f"phalar: {host}: every machine that reaches it can ask", err=True)
-    config = uvicorn.Config(
-        create_app(service, hosts=hosts), host=host, port=port, log_level="warning"
-    )
-    listening = config.bind_socket()
-    at = f"[{host}]" if ":" in host else host
-    typer.echo(f"http://{at}:{listening.getsockname()[1]}  (Ctrl-C ends it)")
-    uvicorn.Server(config).run(sockets=[listening])
+    everywhere = listening.is_everywhere(host)
+
+    def ready() -> None:
+        url, warning = listening.described(door, host, hosts)
+        if warning:
+            typer.echo(f"phalar: {warning}", err=True)
+        typer.echo(f"{url}  (Ctrl-C ends it)")
+
+    try:
+        app = create_app(service, hosts=hosts, own_address=everywhere)
+        listening.Server(app, ready).run(sockets=[door])
+    finally:
+        service.turns.close()
