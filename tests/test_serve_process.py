@@ -185,6 +185,7 @@ def test_while_many_search_the_page_is_still_answered(folder) -> None:
         ("--host 203.0.113.7", 2, "203.0.113.7: not an address of this machine"),
         ("--name http://mybox:8017", 2, "--name http://mybox:8017: must be a host's name"),
         ("--name mybox:8017", 2, "or address, without a port"),
+        ("--name my,box", 2, "or address, without a port"),
         ("--port TAKEN", 1, "already in use; name another with --port"),
     ],
 )

@@ -88,7 +88,7 @@ def _add_model(app: FastAPI, service: Service) -> None:
     async def waveform(request: Request, file: Sound) -> dict[str, Any]:
         """Length and outline of a file."""
         work = partial(service.waveform, _upload(file))
-        return await service.turns.take(work, _gone(request))
+        return await service.turns.take(work, partial(_gone, request))
 
     @app.post("/api/embed")
     async def embed(
@@ -96,7 +96,7 @@ def _add_model(app: FastAPI, service: Service) -> None:
     ) -> dict[str, list[float]]:
         """The embedding of a moment: 512 complex numbers."""
         work = partial(service.embed, _upload(file), start_s, seconds or 10)
-        return await service.turns.take(work, _gone(request))
+        return await service.turns.take(work, partial(_gone, request))
 
     @app.post("/api/score")
     async def score(
@@ -104,7 +104,7 @@ def _add_model(app: FastAPI, service: Service) -> None:
     ) -> dict[str, float | None]:
         """How well two files fit that start together, and its percentile."""
         work = partial(service.score, _upload(a), _upload(b), start_s, seconds)
-        return await service.turns.take(work, _gone(request))
+        return await service.turns.take(work, partial(_gone, request))
 
 
 def _add_search(app: FastAPI, service: Service) -> None:
@@ -125,7 +125,7 @@ def _add_search(app: FastAPI, service: Service) -> None:
         tried = changing.changes((-transpose, transpose), (1, 1))
         moment = Moment(start_s, seconds)
         work = partial(service.search, _uploads(files), moment, wanted, tried, refine=refine)
-        return await service.turns.take(work, _gone(request))
+        return await service.turns.take(work, partial(_gone, request))
 
     @app.post("/api/audition", response_class=Response)
     async def audition(
@@ -134,7 +134,7 @@ def _add_search(app: FastAPI, service: Service) -> None:
         id: Annotated[str, Form()],
         start_s: Start = 0,
         seconds: Seconds = None,
-        candidate_start_s: Start = 0,
+        candidate_start_s: Annotated[float, Form(ge=0, le=DAY_S, allow_inf_nan=False)] = 0,
         transpose_st: Annotated[int, Form(ge=-12, le=12)] = 0,
         alone: Annotated[bool, Form()] = False,
     ) -> Response:
@@ -142,7 +142,7 @@ def _add_search(app: FastAPI, service: Service) -> None:
         moment = Moment(start_s, seconds)
         candidate = Candidate(id, candidate_start_s, transpose_st)
         work = partial(service.audition, _uploads(files), moment, candidate, alone=alone)
-        sound = await service.turns.take(work, _gone(request))
+        sound = await service.turns.take(work, partial(_gone, request))
         return Response(sound, media_type="audio/wav", headers={"cache-control": "no-store"})
 
     @app.head("/api/audio/{id}", include_in_schema=False)

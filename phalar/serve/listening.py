@@ -6,6 +6,7 @@ import asyncio
 import errno
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Callable, Iterable
 
@@ -104,7 +105,7 @@ def _name(option: str, name: str) -> str:
     except UnicodeError:
         name_there = ""
     url = f"//[{name_there}]" if ":" in name_there else f"//{name_there}"
-    if not name_there or host_of(url) != name_there:
+    if not re.fullmatch(r"[\w.:-]+", name_there) or host_of(url) != name_there:
         raise ValueError(f"{option} {name}: must be a host's name or address, without a port")
     return name_there
 
@@ -118,6 +119,6 @@ def described(listening: socket.socket, host: str, hosts: frozenset[str]) -> tup
         return url, None
     asked_as = sorted(hosts) + ["any address of this machine"] * is_everywhere(host)
     return url, (
-        f"{host}: every machine that reaches it can ask, as {', '.join(asked_as)}; --name adds "
+        f"at {host} every machine that reaches it can ask, as {', '.join(asked_as)}; --name adds "
         "another name of this machine"
     )

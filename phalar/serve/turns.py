@@ -30,7 +30,7 @@ class Turns:
         self._threads = ThreadPoolExecutor(workers, "phalar")
 
     async def take(
-        self, work: Callable[[], Answer], leaving: Coroutine[Any, Any, object]
+        self, work: Callable[[], Answer], leaving: Callable[[], Coroutine[Any, Any, object]]
     ) -> Answer:
         """Do some work when it is its turn, unless who asked for it leaves before.
 
@@ -38,7 +38,7 @@ class Turns:
         ----------
         work : callable
             What one of the threads does.
-        leaving : coroutine
+        leaving : coroutine function
             Ends when who asked has gone.
 
         Raises
@@ -47,7 +47,7 @@ class Turns:
             It has gone; the work was not begun, or what it gave is of no use.
         """
         turn = self._threads.submit(work)
-        answer, left = asyncio.wrap_future(turn), asyncio.ensure_future(leaving)
+        answer, left = asyncio.wrap_future(turn), asyncio.ensure_future(leaving())
         try:
             await asyncio.wait((answer, left), return_when=asyncio.FIRST_COMPLETED)
             if not answer.done():
@@ -55,7 +55,7 @@ class Turns:
                     # It has begun, and reads files that end with the request.
                     await asyncio.wait((answer,))
                     answer.exception()
-                raise GoneError
+                raise GoneError("who asked has gone")
             return answer.result()
         finally:
             left.cancel()
