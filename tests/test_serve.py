@@ -3,6 +3,7 @@
 import io
 import re
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -250,6 +251,33 @@ def test_pages_load_nothing_from_elsewhere(client) -> None:
         assert client.get(f"/swagger/{path}").status_code == 200
     described = client.get("/api/openapi.json").json()["paths"]
     assert {"/api/embed", "/api/score", "/api/search", "/api/audio/{id}"} <= described.keys()
+
+
+def schemas(part) -> Iterator[dict]:
+    if isinstance(part, dict):
+        yield part
+    for below in (
+        part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    ):
+        yield from schemas(below)
+
+
+def test_the_description_is_of_the_version_that_it_says(client) -> None:
+    described = client.get("/api/openapi.json").json()
+    assert described["openapi"] == "3.0.3"
+    for schema in schemas(described):
+        # All of these are of 3.1.
+        assert not schema.keys() & {"contentMediaType", "const", "prefixItems", "$defs"}
+        assert schema.get("type") != "null"
+        assert not isinstance(schema.get("type"), list)
+        assert isinstance(schema.get("exclusiveMinimum", True), bool)
+    (form,) = described["paths"]["/api/search"]["post"]["requestBody"]["content"].values()
+    fields = described["components"]["schemas"][form["schema"]["$ref"].rsplit("/", 1)[1]]
+    files, seconds = fields["properties"]["files"], fields["properties"]["seconds"]
+    assert files["items"] == {"type": "string", "format": "binary"}
+    assert seconds["description"] == "Its length."
+    bounds = {name: seconds[name] for name in ("type", "nullable", "minimum", "maximum")}
+    assert bounds == {"type": "number", "nullable": True, "minimum": 0.5, "maximum": 60}
 
 
 def test_many_at_once_get_each_their_own_answer(client) -> None:

@@ -171,10 +171,11 @@ def test_while_many_search_the_page_is_still_answered(folder) -> None:
             assert httpx.get(f"{address}{path}", timeout=WAIT_S).status_code == 200
             took_s.append(time.monotonic() - start)
         stop.set()
-        took_to_end_s, _ = ended(server)
+        took_to_end_s, said = ended(server)
         for thread in threads:
             thread.join()
     assert max(took_s) < 3
+    assert said == ""
     assert took_to_end_s < 20
 
 
