@@ -1,8 +1,11 @@
 """The page in a real browser: drop, choose, hear, by hand and by keyboard, and when things fail."""
 
+import json
+import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,13 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwr
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WAIT_MS = 60_000
+ROWS = "#found > *"
+HEARD = "!document.getElementById('audio').paused && document.getElementById('audio').duration > 0"
+SHOWN = """(() => {
+    const box = (query) => document.querySelector(query).getBoundingClientRect();
+    const row = box("#found [aria-selected=true]");
+    return row.top >= 0 && row.bottom <= box("#player").top;
+})()"""
 
 pytestmark = [
     pytest.mark.browser,
@@ -20,18 +30,29 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def address(service) -> Iterator[str]:  # noqa: F811
+@contextmanager
+def listening(service) -> Iterator[tuple[str, Callable[[], None]]]:  # noqa: F811
+    """Serve until the end, or until what comes with the address is called."""
     from phalar.serve.app import create_app
 
     config = uvicorn.Config(create_app(service, most_bytes=1 << 20), port=0, log_level="error")
-    listening = config.bind_socket()
+    socket = config.bind_socket()
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join()
+
+    yield f"http://127.0.0.1:{socket.getsockname()[1]}", stop
+    stop()
+
+
+@pytest.fixture(scope="module")
+def address(service) -> Iterator[str]:  # noqa: F811
+    with listening(service) as (at, _):
+        yield at
 
 
 @pytest.fixture(scope="module")
@@ -74,46 +95,196 @@ def until(page, expression: str) -> None:
     raise TimeoutError(expression)
 
 
-def drop(page, name: str, content: bytes) -> None:
+def drop(page, name: str, content: bytes, copies: int = 1) -> None:
     """Drop a file onto the page, as a hand does."""
     page.evaluate(
-        """([name, bytes]) => {
+        """([name, bytes, copies]) => {
             const moved = new DataTransfer();
-            moved.items.add(new File([new Uint8Array(bytes)], name));
+            for (let copy = 0; copy < copies; copy += 1) {
+                moved.items.add(new File([new Uint8Array(bytes)], name));
+            }
             document.dispatchEvent(new DragEvent("drop", { dataTransfer: moved, bubbles: true,
                                                            cancelable: true }));
         }""",
-        [name, list(content)],
+        [name, list(content), copies],
     )
+
+
+def says(page, text: str) -> None:
+    until(page, f"document.getElementById('state').textContent.includes({json.dumps(text)})")
+
+
+@contextmanager
+def held(page, path: str) -> Iterator[list]:
+    """Hold back what a page asks for; at the end it is let go, also what the page gave up."""
+    routes = []
+    page.route(path, lambda route: routes.append(route))
+    yield routes
+    for route in routes:
+        route.continue_()
+    page.unroute(path)
+
+
+def wait_for(page, count: int, things: list) -> None:
+    """Wait until so many things have come in."""
+    for _ in range(WAIT_MS // 50):
+        if len(things) >= count:
+            return
+        page.wait_for_timeout(50)
+    raise TimeoutError(f"{len(things)} of {count}")
+
+
+def colour(page, css: str) -> float:
+    """Give the relative luminance of a computed colour, as WCAG 2 defines it."""
+    rgb = [int(part) / 255 for part in re.findall(r"\d+", page.evaluate(css))[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_drop_choose_and_hear_by_keyboard(browser, address) -> None:
     page = opened(browser, address)
     drop(page, "mix.wav", wav(4))
-    rows = page.locator("#found li")
+    rows = page.locator(ROWS)
     rows.nth(3).wait_for()
     assert rows.nth(0).get_attribute("aria-selected") == "true"
     page.keyboard.press("ArrowDown")
     assert rows.nth(1).get_attribute("aria-selected") == "true"
     page.keyboard.press(" ")
-    until(page, "!document.getElementById('audio').paused")
+    until(page, HEARD)
     first = page.evaluate("document.getElementById('audio').src")
     assert page.evaluate("document.getElementById('audio').duration") == pytest.approx(1, abs=0.01)
     page.keyboard.press("ArrowUp")
-    until(page, f"document.getElementById('audio').src !== '{first}'")
+    until(page, "document.getElementById('audio').src.startsWith('blob:')")
+    assert page.evaluate("document.getElementById('audio').src") != first
     # A name is text, whatever it holds.
     assert HOSTILE in rows.locator(".name").all_text_contents()
     assert page.locator("#found img").count() == 0
     with page.expect_download() as download:
         rows.nth(0).locator(".get").click()
     assert download.value.path().stat().st_size == len(wav(3))
+    # A reader of screens finds rows, of which one is selected and one is on the way of Tab.
+    assert page.get_by_role("row", selected=True).count() == 1
+    assert page.get_by_role("grid", name="What fits").locator("[tabindex='0']").count() == 2
+    assert page.locator("[role=option] a").count() == 0
+    page.evaluate(
+        """() => document.addEventListener("dragstart", (event) => {
+            window.dragged = event.dataTransfer.getData("DownloadURL");
+        })"""
+    )
+    name = rows.nth(2).locator(".name")
+    name.hover()
+    page.mouse.down()
+    page.mouse.move(300, 40, steps=4)
+    page.mouse.up()
+    kind, file, url = page.evaluate("window.dragged").split(":", 2)
+    assert (kind, file) == ("application/octet-stream", name.text_content())
+    assert page.request.get(url).body() == page.request.get(f"{url}?download=true").body()
+    assert page.complaints == []
+
+
+def test_sound_and_keys_obey_the_last_hand(browser, address, mix) -> None:
+    page = opened(browser, address)
+    # So slow that no sound ends while it is looked at.
+    page.evaluate("document.getElementById('audio').defaultPlaybackRate = 0.0625")
+    page.set_input_files("#files", mix)
+    rows, selected = page.locator(ROWS), page.locator(f"{ROWS}[aria-selected=true]")
+    rows.nth(3).wait_for()
+    page.focus("#canvas")
+    for key in ["ArrowRight", *["Shift+ArrowRight"] * 2, "Alt+ArrowRight"]:
+        page.keyboard.press(key)
+    assert page.get_attribute("#canvas", "aria-valuetext") == "0.5 to 2.5 s of 4.0 s"
+    # What was found for another moment is heard with that one.
+    page.keyboard.press(" ")
+    until(page, HEARD)
+    assert page.evaluate("document.getElementById('audio').duration") == pytest.approx(1, abs=0.01)
+    with page.expect_response("**/api/search"):
+        page.keyboard.press("Enter")
+    rows.nth(3).wait_for()
+    assert page.evaluate("document.getElementById('audio').networkState") == 0
+    assert page.evaluate("document.activeElement.id") == "canvas"
+
+    page.keyboard.press(" ")
+    until(page, HEARD)
+    assert page.evaluate("document.getElementById('audio').duration") == pytest.approx(2, abs=0.01)
+    page.evaluate("document.getElementById('audio').currentTime = 1.1")
+    page.keyboard.press(" ")
+    until(page, "document.getElementById('audio').paused")
+    page.keyboard.press(" ")
+    until(page, HEARD)
+    assert page.evaluate("document.getElementById('audio').currentTime") >= 1.1
+
+    with held(page, "**/api/audition") as auditions:
+        page.keyboard.press("ArrowDown")
+        wait_for(page, 1, auditions)
+        assert page.evaluate("document.getElementById('audio').paused")
+        page.keyboard.press("ArrowDown")
+        wait_for(page, 2, auditions)
+    until(page, HEARD)
+    assert selected.locator(".place").text_content() == "3"
+    page.evaluate("document.getElementById('audio').currentTime = 1.1")
+    before = page.evaluate("document.getElementById('audio').src")
+    page.get_by_text("alone").click()
+    until(page, f"document.getElementById('audio').src !== '{before}' && {HEARD}")
+    assert page.evaluate("document.getElementById('audio').currentTime") >= 1.1
+    page.keyboard.press(" ")
+    until(page, "document.getElementById('audio').paused")
+    assert page.is_checked("#alone")
+    page.keyboard.press("ArrowUp")
+    assert selected.locator(".place").text_content() == "2"
+    # The browser's own control takes no key away.
+    page.keyboard.press(" ")
+    until(page, HEARD)
+    page.click("#audio", position={"x": 5, "y": 5})
+    page.keyboard.press("ArrowUp")
+    assert selected.locator(".place").text_content() == "1"
+    assert page.complaints == []
+
+
+def test_what_is_asked_for_last_wins(browser, address) -> None:
+    page = opened(browser, address)
+    given_up = []
+    page.on("requestfailed", lambda request: given_up.append(request.url.rpartition("/")[2]))
+    rows = page.locator(ROWS)
+    with held(page, "**/api/waveform") as waveforms:
+        drop(page, "first.wav", wav(4))
+        wait_for(page, 1, waveforms)
+        drop(page, "second.wav", wav(4))
+        wait_for(page, 2, waveforms)
+        # The later one is answered first.
+        waveforms.pop().continue_()
+        rows.nth(3).wait_for()
+    page.wait_for_timeout(300)
+    assert page.text_content("#hint") == "second.wav"
+    assert given_up == ["waveform"]
+
+    with held(page, "**/api/search") as searches:
+        page.focus("#canvas")
+        for count in range(1, 4):
+            page.keyboard.press("Enter")
+            wait_for(page, count, searches)
+        wait_for(page, 3, given_up)
+        # Who types while a search goes on is not disturbed by what it finds.
+        page.focus("#exclude")
+        page.keyboard.type("dru")
+    rows.nth(3).wait_for()
+    page.keyboard.type("ms and loops")
+    assert page.input_value("#exclude") == "drums and loops"
+    assert page.locator("#state.wrong").count() == 0
+    assert given_up == ["waveform", "search", "search"]
+
+    with held(page, "**/api/search") as searches:
+        page.click("#search")
+        wait_for(page, 1, searches)
+        drop(page, "page.wav", b"<html>")
+        says(page, "page.wav: cannot be decoded")
+    assert page.is_enabled("#search")
     assert page.complaints == []
 
 
 def test_a_moment_is_chosen_on_the_waveform(browser, address, mix) -> None:
     page = opened(browser, address)
     page.set_input_files("#files", mix)
-    page.locator("#found li").nth(3).wait_for()
+    page.locator(ROWS).nth(3).wait_for()
     box = page.locator("#canvas").bounding_box()
     with page.expect_response("**/api/search") as answer:
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
@@ -125,38 +296,82 @@ def test_a_moment_is_chosen_on_the_waveform(browser, address, mix) -> None:
     page.select_option("#instrument", "bass")
     with page.expect_response("**/api/search"):
         page.click("#search")
-    page.locator("#found li").nth(0).wait_for()
+    page.locator(ROWS).nth(0).wait_for()
     assert page.locator("#found .name").all_text_contents() == ["bass.wav"]
     assert page.complaints == []
 
 
-def test_what_goes_wrong_is_said(browser, address, mix) -> None:
-    page = opened(browser, address)
-    state = page.locator("#state.wrong")
-    drop(page, "page.wav", b"<html>")
-    state.wait_for()
-    assert "page.wav: cannot be decoded" in state.text_content()
-    large = {"name": "large.wav", "mimeType": "audio/wav", "buffer": bytes(2 << 20)}
-    page.set_input_files("#files", large)
-    until(page, "document.getElementById('state').textContent.includes('larger than')")
-    page.route("**/api/**", lambda route: route.abort())
-    page.set_input_files("#files", mix)
-    until(page, "document.getElementById('state').textContent.includes('does not answer')")
-    assert page.complaints == []
+def test_what_goes_wrong_is_said(browser, service, tmp_path) -> None:  # noqa: F811
+    from phalar.serve.app import MOST_FILES
 
-
-def test_narrow_and_dark(browser, address, mix, tmp_path) -> None:
-    grounds = {}
-    for look, width in (("light", 1100), ("dark", 1100), ("light", 360)):
-        view = {"width": width, "height": 780}
-        page = opened(browser, address, color_scheme=look, viewport=view)
+    mix = tmp_path / "mix.wav"
+    mix.write_bytes(wav(6))
+    with listening(service) as (address, stop):
+        page = opened(browser, address)
+        drop(page, "page.wav", b"<html>")
+        says(page, "page.wav: cannot be decoded")
+        assert page.locator("#state.wrong").count() == 1
+        large = {"name": "large.wav", "mimeType": "audio/wav", "buffer": bytes(2 << 20)}
+        page.set_input_files("#files", large)
+        says(page, "larger than")
+        drop(page, "part.wav", wav(1), copies=MOST_FILES + 1)
+        says(page, f"{MOST_FILES + 1} files: at most {MOST_FILES} are summed")
+        assert page.is_hidden("#wave")
+        drop(page, "part.wav", wav(1), copies=MOST_FILES)
+        page.locator(ROWS).nth(3).wait_for()
         page.set_input_files("#files", mix)
-        page.locator("#found li").nth(3).wait_for()
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        grounds[look] = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert page.screenshot(path=tmp_path / f"{look}-{width}.png")
+        until(page, "document.getElementById('hint').textContent === 'mix.wav'")
+        page.locator(ROWS).nth(3).wait_for()
+        page.focus("#canvas")
+        for _ in range(10):
+            page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("Enter")
+        says(page, "No file is as long as this moment of 6 s. Choose a shorter one.")
+        # A workstation has written its mix again.
+        mix.write_bytes(wav(5))
+        page.click("#search")
+        says(page, "mix.wav has changed on disk since you chose it, or is gone. Drop it again.")
+        page.set_input_files("#files", mix)
+        page.locator(ROWS).nth(3).wait_for()
+        stop()
+        page.click("#search")
+        says(page, "The server does not answer. Is `phalar serve` still running?")
+        assert page.is_enabled("#search")
         assert page.complaints == []
+
+
+def test_every_look_shows_what_is_selected(browser, address, mix, tmp_path) -> None:
+    page = opened(browser, address)
+
+    file = {"name": "mix.wav", "mimeType": "audio/wav", "buffer": mix.read_bytes()}
+    found = page.request.post(f"{address}/api/search", multipart={"files": file}).json()
+    found += [{**each, "name": f"{'long ' * 9}{each['name']}"} for each in found]
+    many = [found[place % len(found)] for place in range(20)]
+    page.route("**/api/search", lambda route: route.fulfill(json=many))
+    grounds = {}
+    for look, width in [("light", 1100), ("dark", 1100), ("light", 360), ("dark", 360)]:
+        page.emulate_media(color_scheme=look)
+        page.set_viewport_size({"width": width, "height": 780})
+        page.set_input_files("#files", mix)
+        page.locator(ROWS).nth(19).wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for key in ["ArrowDown"] * 19 + ["ArrowUp"] * 19:
+            page.keyboard.press(key)
+            assert page.evaluate(SHOWN), f"{look} {width}"
+            if page.locator(ROWS).nth(9).get_attribute("aria-selected") == "true":
+                page.screenshot(path=tmp_path / f"{look}-{width}.png")
+        grounds[look] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        for control in ["#drop", "#instrument", "#exclude", "#play"]:
+            edge = colour(
+                page, f"getComputedStyle(document.querySelector('{control}')).borderColor"
+            )
+            for ground in ["body", "#found"]:
+                behind = colour(page, f"getComputedStyle(document.querySelector('{ground}'))"
+                                      ".backgroundColor")  # fmt: skip
+                contrast = (max(edge, behind) + 0.05) / (min(edge, behind) + 0.05)
+                assert contrast >= 3, f"{control} on {ground}, {look}"
     assert grounds["light"] != grounds["dark"]
+    assert page.complaints == []
 
 
 def test_the_api_is_described_without_a_network(browser, address) -> None:
