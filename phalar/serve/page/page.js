@@ -166,6 +166,11 @@ function move(step) {
   if (wasOn) play();
 }
 
+// Who clicked goes on in the list; who came by keyboard is left where they are.
+function backFrom({ target }) {
+  if (found.length && !target.matches(":focus-visible")) found.choose(found.chosen);
+}
+
 // ---- hands -------------------------------------------------------------------------------------
 
 document.addEventListener("keydown", (event) => {
@@ -188,9 +193,10 @@ $("play").addEventListener("click", toggle);
 $("alone").addEventListener("change", (event) => {
   if (player.isOn) play({ within: true });
   else player.stop();
-  // Who clicks goes on in the list; who came by keyboard is left where they are.
-  if (!event.target.matches(":focus-visible")) found.choose(found.chosen);
+  backFrom(event);
 });
+// The browser's own control keeps all keys to itself.
+$("audio").addEventListener("focus", backFrom);
 $("files").addEventListener("change", () => take($("files").files));
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -79,7 +79,7 @@ export class Waveform {
     const { start_s, seconds } = this.moment;
     const until_s = Math.min(this.#seconds, start_s + seconds);
     const range = `${start_s.toFixed(1)} to ${until_s.toFixed(1)} s of ${this.#seconds.toFixed(1)} s`;
-    this.told.textContent = `${range}; click or drag to choose another moment`;
+    this.told.textContent = range;
     const said = { valuemax: Math.max(0, this.#seconds - seconds).toFixed(1),
                    valuenow: start_s.toFixed(1), valuetext: range };
     for (const [name, value] of Object.entries(said)) this.canvas.setAttribute(`aria-${name}`, value);
