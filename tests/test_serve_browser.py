@@ -1,52 +1,35 @@
 """The page in a real browser: drop, choose, hear, by hand and by keyboard, and when things fail."""
 
-import json
-import re
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pages import (
+    HEARD,
+    ROWS,
+    SHOWN,
+    WAIT_MS,
+    contrast,
+    drop,
+    held,
+    listening,
+    opened,
+    says,
+    until,
+    wait_for,
+)
 from test_serve import HOSTILE, model, service, wav  # noqa: F401 - fixtures
 
-uvicorn = pytest.importorskip("uvicorn", reason="pip install 'phalar[serve]'")
+pytest.importorskip("uvicorn", reason="pip install 'phalar[serve]'")
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-WAIT_MS = 60_000
-ROWS = "#found > *"
-HEARD = "!document.getElementById('audio').paused && document.getElementById('audio').duration > 0"
-SHOWN = """(() => {
-    const box = (query) => document.querySelector(query).getBoundingClientRect();
-    const row = box("#found [aria-selected=true]");
-    return row.top >= 0 && row.bottom <= box("#player").top;
-})()"""
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path; `apt install chromium`"),
 ]
-
-
-@contextmanager
-def listening(service) -> Iterator[tuple[str, Callable[[], None]]]:  # noqa: F811
-    """Serve until the end, or until what comes with the address is called."""
-    from phalar.serve.app import create_app
-
-    config = uvicorn.Config(create_app(service, most_bytes=1 << 20), port=0, log_level="error")
-    socket = config.bind_socket()
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
-    thread.start()
-
-    def stop() -> None:
-        server.should_exit = True
-        thread.join()
-
-    yield f"http://127.0.0.1:{socket.getsockname()[1]}", stop
-    stop()
 
 
 @pytest.fixture(scope="module")
@@ -71,74 +54,6 @@ def mix(tmp_path) -> Path:
     path = tmp_path / "mix.wav"
     path.write_bytes(wav(4))
     return path
-
-
-def opened(browser, address, **look):
-    """Open the page; it must neither complain nor ask another site."""
-    page = browser.new_context(**look).new_page()
-    page.set_default_timeout(WAIT_MS)
-    page.complaints = []
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    page.on("request", lambda request: page.complaints.append(request.url)
-            if not request.url.startswith((address, "data:", "blob:")) else None)  # fmt: skip
-    page.goto(address)
-    until(page, "document.getElementById('library').textContent.includes('4 files')")
-    return page
-
-
-def until(page, expression: str) -> None:
-    """Wait until a page says true; Playwright's own wait needs what the page's policy forbids."""
-    for _ in range(WAIT_MS // 100):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(100)
-    raise TimeoutError(f"{expression}: {page.text_content('#state')}")
-
-
-def drop(page, name: str, content: bytes, copies: int = 1) -> None:
-    """Drop a file onto the page, as a hand does."""
-    page.evaluate(
-        """([name, bytes, copies]) => {
-            const moved = new DataTransfer();
-            for (let copy = 0; copy < copies; copy += 1) {
-                moved.items.add(new File([new Uint8Array(bytes)], name));
-            }
-            document.dispatchEvent(new DragEvent("drop", { dataTransfer: moved, bubbles: true,
-                                                           cancelable: true }));
-        }""",
-        [name, list(content), copies],
-    )
-
-
-def says(page, text: str) -> None:
-    until(page, f"document.getElementById('state').textContent.includes({json.dumps(text)})")
-
-
-@contextmanager
-def held(page, path: str) -> Iterator[list]:
-    """Hold back what a page asks for; at the end it is let go, also what the page gave up."""
-    routes = []
-    page.route(path, lambda route: routes.append(route))
-    yield routes
-    for route in routes:
-        route.continue_()
-    page.unroute(path)
-
-
-def wait_for(page, count: int, things: list) -> None:
-    """Wait until so many things have come in."""
-    for _ in range(WAIT_MS // 50):
-        if len(things) >= count:
-            return
-        page.wait_for_timeout(50)
-    raise TimeoutError(f"{len(things)} of {count}")
-
-
-def colour(page, css: str) -> float:
-    """Give the relative luminance of a computed colour, as WCAG 2 defines it."""
-    rgb = [int(part) / 255 for part in re.findall(r"\d+", page.evaluate(css))[:3]]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_drop_choose_and_hear_by_keyboard(browser, address) -> None:
@@ -365,14 +280,9 @@ def test_every_look_shows_what_is_selected(browser, address, mix, tmp_path) -> N
                 page.screenshot(path=tmp_path / f"{look}-{width}.png")
         grounds[look] = page.evaluate("getComputedStyle(document.body).backgroundColor")
         for control in ["#drop", "#instrument", "#exclude", "#play"]:
-            edge = colour(
-                page, f"getComputedStyle(document.querySelector('{control}')).borderColor"
-            )
             for ground in ["body", "#found"]:
-                behind = colour(page, f"getComputedStyle(document.querySelector('{ground}'))"
-                                      ".backgroundColor")  # fmt: skip
-                contrast = (max(edge, behind) + 0.05) / (min(edge, behind) + 0.05)
-                assert contrast >= 3, f"{control} on {ground}, {look}"
+                found = contrast(page, (control, "borderColor"), (ground, "backgroundColor"))
+                assert found >= 3, f"{control} on {ground}, {look}"
     assert grounds["light"] != grounds["dark"]
     assert page.complaints == []
 
