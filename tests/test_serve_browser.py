@@ -105,7 +105,9 @@ def test_sound_and_keys_obey_the_last_hand(browser, address, mix) -> None:
     rows, selected = page.locator(ROWS), page.locator(f"{ROWS}[aria-selected=true]")
     rows.nth(3).wait_for()
     page.focus("#canvas")
-    for key in ["ArrowRight", *["Shift+ArrowRight"] * 2, "Alt+ArrowRight"]:
+    page.keyboard.press("End")
+    assert page.get_attribute("#canvas", "aria-valuetext") == "3.0 to 4.0 s of 4.0 s"
+    for key in ["Home", "ArrowRight", *["Shift+ArrowRight"] * 2, "Alt+ArrowRight"]:
         page.keyboard.press(key)
     assert page.get_attribute("#canvas", "aria-valuetext") == "0.5 to 2.5 s of 4.0 s"
     # What was found for another moment is heard with that one.
@@ -155,6 +157,10 @@ def test_sound_and_keys_obey_the_last_hand(browser, address, mix) -> None:
     until(page, HEARD)
     page.keyboard.press("ArrowUp")
     assert selected.locator(".place").text_content() == "1"
+    until(page, HEARD)
+    page.keyboard.press("Enter")
+    until(page, "document.getElementById('audio').paused")
+    assert page.text_content("#state") == "4 found, best first"
     assert page.complaints == []
 
 
@@ -291,6 +297,4 @@ def test_the_api_is_described_without_a_network(browser, address) -> None:
     page = browser.new_page()
     page.set_default_timeout(WAIT_MS)
     page.goto(f"{address}/docs")
-    route = page.get_by_text("/api/search", exact=False).first
-    route.wait_for()
-    assert route.is_visible()
+    page.get_by_text("/api/search", exact=False).first.wait_for(state="visible")

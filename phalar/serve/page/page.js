@@ -87,6 +87,7 @@ async function learn() {
   $("library").textContent = `${info.library}: ${info.files} files` +
     (info.search === "approximate"
       ? `, searched approximately (finds ${Math.round(100 * info.recall)} %)` : "");
+  $("instrument").length = 1;
   for (const name of info.instruments) $("instrument").append(new Option(name));
 }
 
@@ -118,7 +119,7 @@ async function find(signal) {
     say(whyNothing(Boolean(instrument || exclude.length)));
     return;
   }
-  say("");
+  say(`${all.length} found, best first`);
   found.show(all);
   $("player").hidden = false;
   const isBusy = document.activeElement?.matches("#ask input, select, canvas");
@@ -149,7 +150,7 @@ async function play(how) {
                             transpose_st: each.transpose_st, alone });
       return (await ask("/api/audition", wanted, signal)).blob();
     }, how);
-    say("");
+    if ($("state").classList.contains("wrong")) say("");
   } catch (error) {
     complain(error);
   }
