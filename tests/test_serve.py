@@ -214,7 +214,9 @@ def test_other_sites_cannot_tell_what_is_there(client, service) -> None:
             answer = client.get(path, headers={"sec-fetch-site": site})
             assert (answer.status_code, "another site" in answer.text) == (403, True)
         # Browsers that do not say it, or not to a machine that is not this one, heed the answer.
-        assert client.get(path).headers["cross-origin-resource-policy"] == "same-origin"
+        headers = client.get(path).headers
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+        assert headers["cache-control"] == "no-cache"
     for site in ("same-origin", "none"):
         assert client.get(known, headers={"sec-fetch-site": site}).status_code == 200
     # A link to the page may stand anywhere.

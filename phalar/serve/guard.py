@@ -55,7 +55,10 @@ class Guard:
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                found = MutableHeaders(scope=message)
+                found.update(HEADERS)
+                # The modules of the page belong together, also after an upgrade.
+                found.setdefault("cache-control", "no-cache")
             await send(message)
 
         headers = Headers(scope=scope)
