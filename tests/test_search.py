@@ -1,5 +1,6 @@
 """Index and search: exact against brute force, what changed on disk, and what cannot be heard."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -317,6 +318,16 @@ def test_changes_are_listed_once_and_checked() -> None:
     assert tried[0] == change.NONE
     assert len(tried) == len(set(tried))
     assert {each.transpose_st for each in tried} == set(range(-6, 7))
+    # Most that is wanted is transposed at the tempo it has.
+    at_tempo = {each.transpose_st for each in tried if each.stretch == 1}
+    assert at_tempo == set(range(-6, 7))
+    factors = sorted({each.stretch for each in tried})
+    assert (len(factors), factors[0], factors[-1]) == (11, 0.9, 1.1)
+    assert all(1.015 < fast / slow < 1.025 for slow, fast in itertools.pairwise(factors))
+    one_sided = {each.stretch for each in change.changes((0, 0), (1.1, 1.2))}
+    assert {1.0, 1.1, 1.2} < one_sided
+    assert 1.0 in {each.stretch for each in change.changes((2, 2), (0.997, 1.2))}
+    assert change.changes((5, 5), (1, 1)) == [change.NONE, change.Change(5)]
     with pytest.raises(ValueError, match=r"transpose 3\.\.1: must rise"):
         change.changes((3, 1), (1, 1))
     with pytest.raises(ValueError, match=r"stretch 0\.1\.\.1: must rise"):

@@ -97,7 +97,7 @@ def _whole(text: str) -> tuple[int, int]:
 
 
 def _range(option: str, text: str) -> tuple[float, float]:
-    """Read `-6..6`, or a single number, which is a range from what is unchanged to it."""
+    """Read `-6..6`, or a single number: that alone, beside what is unchanged."""
     number = r"[-+]?\d+(?:\.\d+)?"
     match = re.fullmatch(rf"({number})(?:\.\.({number}))?", text)
     if not match:

@@ -43,6 +43,8 @@ NONE = Change()
 def changes(transpose: tuple[int, int], stretch: tuple[float, float]) -> list[Change]:
     """List the changes to try: every semitone, and tempi in steps of 2 %, none at all first.
 
+    Where the range of tempi holds the tempo as it is, steps go from there.
+
     Raises
     ------
     ValueError
@@ -54,13 +56,19 @@ def changes(transpose: tuple[int, int], stretch: tuple[float, float]) -> list[Ch
         raise ValueError(f"transpose {low}..{high}: must rise, from -12 or more to 12 or less")
     if not 0.5 <= slow <= fast <= 2:
         raise ValueError(f"stretch {slow:g}..{fast:g}: must rise, from 0.5 or more to 2 or less")
-    count = 1 + round(np.log(fast / slow) / np.log(1.02))
-    factors = {round(float(factor), 4) for factor in np.geomspace(slow, fast, count)}
+    middle = min(max(slow, 1.0), fast)
+    factors = {*_steps(slow, middle), *_steps(middle, fast)}
     wanted = {Change(st, factor) for st in range(low, high + 1) for factor in factors}
     rest = sorted(
         wanted - {NONE}, key=lambda c: (abs(c.transpose_st), abs(c.stretch - 1), c.stretch)
     )
     return [NONE, *rest]
+
+
+def _steps(slow: float, fast: float) -> list[float]:
+    """Go from one tempo to another in even steps of about 2 %, both ends with them."""
+    count = max(1, round(float(np.log(fast / slow) / np.log(1.02))))
+    return [round(float(factor), 4) for factor in np.geomspace(slow, fast, count + 1)]
 
 
 def apply(sound: Sound, change: Change) -> Sound:
