@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -62,6 +63,17 @@ def test_from_a_folder_to_files_that_fit(call, folder, caplog) -> None:
     assert (
         "15 windows that are not silent, codes need 1000 or more; searched exactly" in caplog.text
     )
+
+    # By whatever name it is asked with, a file of the library is not found for itself.
+    (folder / "linked.wav").symlink_to(folder / "stems/bass.wav")
+    (folder / "stems/outside.wav").symlink_to(folder / "mix.wav")
+    assert call("index update stems")[0] == 0
+    for mix, itself in (("linked", "bass"), ("stems/outside", "outside"), ("mix", "outside")):
+        code, out, _ = call(f"search {mix}.wav --index stems --no-refine --json")
+        found = {Path(r["path"]).stem for r in json.loads(out)}
+        assert {"bass", "outside"} - found == {itself}
+    (folder / "stems/outside.wav").unlink()
+    assert call("index update stems")[0] == 0
 
     (folder / "stems/new.wav").write_bytes((folder / "stems/bass.wav").read_bytes())
     code, out, _ = call("index check stems --json")

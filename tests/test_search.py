@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,8 @@ def test_filters_ask_for_instruments_and_words_of_the_path(library, model) -> No
         "song one/guitar copy.aiff",
     }
     assert "guitar.aiff" not in paths(not_paths=frozenset({(library / "guitar.aiff").resolve()}))
+    copied = frozenset({names(searcher.index)["guitar.aiff"].sha256})
+    assert paths() - paths(not_sha256=copied) == {"guitar.aiff"}
     assert paths(instruments=frozenset({"tuba"})) == set()
     assert len(paths(top=2)) == 2
 
@@ -369,3 +372,18 @@ def test_export_copies_bytes_and_renders_aligned_at_matched_loudness(library, mo
 def test_names_of_files_come_out_harmless() -> None:
     assert rendering.safe_name("../..//etc/pass wd<script>") == "etc_pass_wd_script"
     assert rendering.safe_name("...") == "stem"
+    assert rendering.safe_name("cafe\u0301") == "caf\xe9"
+    assert rendering.safe_name("x" * 199 + ". y") == "x" * 199
+
+
+@pytest.mark.parametrize("letter", ["\u30c9", "\xe9", "\U0001f941", "\U00020bb7"])
+def test_a_name_of_any_script_is_exported(library, model, tmp_path, letter) -> None:
+    """A file system counts bytes: of most scripts 80 letters are far more than 80."""
+    name = (letter * 80).encode()[:240].decode(errors="ignore") + ".wav"
+    searcher = Searcher(open_index(library))
+    (library / "loop.wav").rename(library / name)
+    entry = replace(names(searcher.index)["loop.wav"], path=name)
+    mix = read_moment([library / "guitar.aiff"], Moment(), GRID).sound
+    found = [Found(entry, score=1.0, start_s=0.0)]
+    written = rendering.export(searcher, found, mix, tmp_path / "out")
+    assert [path.is_file() for path in written] == [True, True]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from phalar.cli.options import Json, WrongUseError, load_of_index, need_files, print_json
+
+if TYPE_CHECKING:
+    from phalar.search import Index
 
 Words = Annotated[
     list[str] | None, typer.Option(help="Only this family of instruments, or word of the path.")
@@ -78,6 +81,7 @@ def search(
         frozenset(instrument or ()),
         frozenset(exclude or ()),
         frozenset(file.resolve() for file in files),
+        _digests(files, opened),
     )
     found = fit(loaded, searcher, mix, wanted, tried, refine=refine)
     if export is not None:
@@ -87,6 +91,14 @@ def search(
         print_json(records)
     else:
         _print_table(records, changed=len(tried) > 1)
+
+
+def _digests(files: list[Path], index: Index) -> frozenset[str]:
+    """Give the digests of those files whose content may be in an index: it has one as large."""
+    from phalar.search.build import file_sha256
+
+    sizes = {entry.bytes for entry in index.entries}
+    return frozenset(file_sha256(file) for file in files if file.stat().st_size in sizes)
 
 
 def _whole(text: str) -> tuple[int, int]:

@@ -47,9 +47,11 @@ class Wanted:
     """Families or words of the path that are not wanted."""
     not_paths: frozenset[Path] = frozenset()
     """Files that are not wanted, such as the query itself; resolved."""
+    not_sha256: frozenset[str] = frozenset()
+    """Digests of content that is not wanted, by whatever path it lies there."""
 
     def admits(self, entry: Entry) -> bool:
-        """Whether a file comes into question, apart from `not_paths`."""
+        """Whether a file comes into question, apart from `not_paths` and `not_sha256`."""
         if not self.instruments and not self.exclude:
             return True
         here = {word for word in self.instruments | self.exclude if _names(entry, word)}
@@ -256,7 +258,7 @@ class Searcher:
         }
         return [
             None
-            if any(entry.path in barred for entry in group)
+            if group[0].sha256 in wanted.not_sha256 or any(e.path in barred for e in group)
             else next(filter(wanted.admits, group), None)
             for group in self._copies
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ CANDIDATE_DB = -3.0
 """A candidate is so much softer than the mix: heard well, without covering it."""
 
 MOST_GAIN_DB = 30.0
+
+NAME_BYTES = 200
+"""A name is cut there: file systems take 255 bytes, with its number and what it ends in."""
 
 
 def loudness_db(sound: Sound) -> float:
@@ -89,4 +93,6 @@ def export(searcher: Searcher, found: Sequence[Found], mix: Sound, folder: Path)
 
 def safe_name(name: str) -> str:
     """Make of any name one that every file system takes."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("._")[:80] or "stem"
+    safe = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._")
+    # A letter of which the cut leaves only some bytes is dropped.
+    return safe.encode()[:NAME_BYTES].decode(errors="ignore").rstrip("._") or "stem"
