@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from phalar.search import codes
+from phalar.search import codes, names
 from phalar.search.codes import Codes
 from phalar.search.store import Entry, Index
 
@@ -42,7 +42,7 @@ class Wanted:
 
     top: int = 10
     instruments: frozenset[str] = frozenset()
-    """Only these families, or words of the path; empty for all."""
+    """Only these families, or words of the path, as `names.telling` has it; empty for all."""
     exclude: frozenset[str] = frozenset()
     """Families or words of the path that are not wanted."""
     not_paths: frozenset[Path] = frozenset()
@@ -50,12 +50,16 @@ class Wanted:
     not_sha256: frozenset[str] = frozenset()
     """Digests of content that is not wanted, by whatever path it lies there."""
 
-    def admits(self, entry: Entry) -> bool:
-        """Whether a file comes into question, apart from `not_paths` and `not_sha256`."""
-        if not self.instruments and not self.exclude:
-            return True
-        here = {word for word in self.instruments | self.exclude if _names(entry, word)}
-        return not here & self.exclude and (not self.instruments or bool(here & self.instruments))
+    def admits(self, entries: Sequence[Entry]) -> NDArray[np.bool_]:
+        """Whether files come into question, apart from `not_paths` and `not_sha256`."""
+        admitted = np.full(len(entries), not self.instruments)
+        if self.instruments or self.exclude:
+            paths = [entry.path for entry in entries]
+            families = [entry.instrument for entry in entries]
+            for words, value in ((self.instruments, True), (self.exclude, False)):
+                for word in words:
+                    admitted[list(names.telling(word, paths, families))] = value
+        return admitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +260,14 @@ class Searcher:
             for path in wanted.not_paths
             if path.is_relative_to(library)
         }
+        heard = [entry for group in self._copies for entry in group]
+        flags = iter(wanted.admits(heard).tolist())
+        admitted = [[entry for entry in group if next(flags)] for group in self._copies]
         return [
             None
             if group[0].sha256 in wanted.not_sha256 or any(e.path in barred for e in group)
-            else next(filter(wanted.admits, group), None)
-            for group in self._copies
+            else next(iter(some), None)
+            for group, some in zip(self._copies, admitted, strict=True)
         ]
 
 
@@ -270,8 +277,3 @@ def _largest(values: Floats, count: int) -> NDArray[np.int64]:
         return np.empty(0, np.int64)
     some = np.argpartition(-values, count - 1)[:count]
     return np.asarray(some[np.lexsort((some, -values[some]))])
-
-
-def _names(entry: Entry, word: str) -> bool:
-    """Whether a word is the family of an entry's instrument, or stands in its path."""
-    return word == entry.instrument or word.lower() in entry.path.lower()
