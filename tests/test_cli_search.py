@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 
+from phalar.cli.options import printable
 from phalar.model import ModelConfig, build_model, save_model
 
 
@@ -78,6 +79,70 @@ def test_from_a_folder_to_files_that_fit(call, folder, caplog) -> None:
     (folder / "stems/new.wav").write_bytes((folder / "stems/bass.wav").read_bytes())
     code, out, _ = call("index check stems --json")
     assert (code, json.loads(out)) == (1, [{"path": "new.wav", "what": "new"}])
+
+
+@pytest.fixture(scope="module")
+def odd(folder):
+    """A library of two stems under names that nobody would give by hand."""
+    library = folder / "odd"
+    deep = library / ("x" * 90 + " :drum:")
+    deep.mkdir(parents=True)
+    (deep / "kick \x1b[31m\r\u202e.wav").write_bytes((folder / "stems/bass.wav").read_bytes())
+    (library / "snare.wav").write_bytes((folder / "mix.wav").read_bytes())
+    (library / "page\n\x07.wav").write_text("<html>")
+    return library
+
+
+def test_names_reach_a_terminal_as_text_and_a_pipe_unbroken(call, odd, monkeypatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code, out, _ = call("index build odd --model m --window 2 --hop 1")
+    assert code == 0
+    assert r"  page\n\x07.wav: cannot be decoded" in out
+    code, out, _ = call("index info odd")
+    assert r"  page\n\x07.wav: cannot be decoded" in out
+    code, out, _ = call("search mix.wav --index odd --no-refine")
+    (line,) = (line for line in out.splitlines() if "kick" in line)
+    assert line.rstrip().endswith("x :drum:/kick \\x1b[31m\\r\\u202e.wav")
+    assert len(out.splitlines()) == 2
+    next(odd.rglob("kick*")).unlink()
+    code, out, _ = call("index check odd")
+    assert code == 1
+    assert r"/kick \x1b[31m\r\u202e.wav: gone" in out
+    assert printable("caf\xe9 \u0928\u093e \u3000\udc80") == "caf\xe9 \u0928\u093e \u3000\\udc80"
+
+
+def test_nothing_found_says_why(call, folder, caplog) -> None:
+    assert call("index build stems --model m --window 2 --hop 1")[0] == 0
+    search = "search mix.wav --index stems --no-refine"
+    unknown = "no family of instruments, and no word of the path of any file"
+    found, out, err = call(f"{search} --instrument drmus")
+    assert (found, out) == (2, "")
+    assert f"--instrument drmus: {unknown}; did you mean drums?" in err
+    code, out, _ = call(f"{search} --exclude drmus --instrument Drum")
+    assert (code, out.count("drums_100bpm.wav")) == (0, 1)
+    assert f"--exclude drmus: {unknown}; did you mean drums?" in caplog.text
+    code, out, _ = call(f"{search} --instrument tuba")
+    assert code == 0
+    assert "of --instrument tuba there is no file; names and folders tell of: bass, drums" in out
+    code, out, err = call(f"{search} --instrument tuba --json")
+    assert (code, json.loads(out)) == (0, [])
+    assert "of --instrument tuba there is no file" in err
+    code, out, _ = call(f"{search} --instrument bass --exclude bass")
+    assert (code, out) == (0, "--exclude leaves none of the 1 files in question; loosen it\n")
+    sound = np.tile(soundfile.read(folder / "mix.wav")[0], 2)
+    soundfile.write(folder / "long.wav", sound, 16_000)
+    code, out, _ = call("search long.wav --index stems --no-refine --seconds 9 --instrument bass")
+    assert code == 0
+    assert "none of the 1 files in question is as long as the moment; shorten it" in out
+    (folder / "one").mkdir()
+    assert call("index build one --model m --window 2 --hop 1")[0] == 0
+    code, out, _ = call("search mix.wav --index one --instrument drmus")
+    assert code == 0
+    assert "holds no file that is heard; `phalar index info` says why" in out
+    (folder / "one/same.wav").write_bytes((folder / "mix.wav").read_bytes())
+    assert call("index update one")[0] == 0
+    code, out, _ = call("search mix.wav --index one")
+    assert (code, out) == (0, "the library holds nothing but what is searched with\n")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phalar.cli.options import TRAINED, Json, Model, WrongUseError, load, print_json
+from phalar.cli.options import TRAINED, Json, Model, WrongUseError, load, print_json, printable
 
 if TYPE_CHECKING:
     from phalar.search import Built
@@ -115,7 +115,7 @@ def check(
         print_json([{"path": path, "what": what} for path, what in found])
     else:
         for path, what in found:
-            typer.echo(_plain(f"{path}: {what}"))
+            typer.echo(printable(f"{path}: {what}"))
         # One with the size and date that it had is not looked at by a plain update.
         is_secret = any(what == CHANGED for _, what in found)
         mend = f"run `phalar index update{' --verify' if is_secret else ''}`"
@@ -218,14 +218,9 @@ def _list_broken(broken: list[tuple[str, str]]) -> None:
 def _list(listed: list[tuple[str, str]], more: str) -> None:
     width = shutil.get_terminal_size().columns
     for path, reason in listed[:LISTED]:
-        typer.echo(_plain(f"  {path}: {reason}")[: max(width, 80)])
+        typer.echo(printable(f"  {path}: {reason}")[: max(width, 80)])
     if len(listed) > LISTED:
         typer.echo(f"  and {len(listed) - LISTED} more: {more}")
-
-
-def _plain(text: str) -> str:
-    """Keep from the terminal what names of files may tell it to do."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _lasting(model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -19,6 +20,11 @@ Section = TypeVar("Section", bound="Strict")
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
+
+STEERING = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of Unicode that no name shall bring to a terminal: controls, halves, line ends."""
+
+TURNING = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 TRAINED = "data/train"
 PARAMS = Path("params.yaml")
@@ -83,6 +89,20 @@ def replace(
         if value is not None
     }
     return section.model_validate(section.model_dump() | said)
+
+
+def printable(name: str) -> str:
+    r"""Make of any name one line that a terminal only shows: what would steer it stands as `\x1b`.
+
+    Names of files are given by others, and may hold line breaks, colours, or marks that turn the
+    direction of what follows.
+    """
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if unicodedata.category(letter) in STEERING or letter in TURNING
+        else letter
+        for letter in name
+    )
 
 
 def print_json(value: Any) -> None:

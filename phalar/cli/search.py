@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,13 +13,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from phalar.cli.options import Json, WrongUseError, load_of_index, need_files, print_json
+from phalar.cli.options import Json, WrongUseError, load_of_index, need_files, print_json, printable
 
 if TYPE_CHECKING:
-    from phalar.search import Index
+    from phalar.search import Index, Wanted
+
+logger = logging.getLogger(__name__)
+
+WIDEST = 1 << 16
+"""A table that no terminal shows is as wide as its longest path."""
 
 Words = Annotated[
-    list[str] | None, typer.Option(help="Only this family of instruments, or word of the path.")
+    list[str] | None,
+    typer.Option(help="Only this family, as drums or vocals, or whole word of the path."),
 ]
 
 
@@ -37,7 +46,7 @@ def search(
     ] = None,
     instrument: Words = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Not this family of instruments, or word of the path.")
+        list[str] | None, typer.Option(help="Not this family, or whole word of the path.")
     ] = None,
     transpose: Annotated[str, typer.Option(help="Try candidates transposed, such as -6..6.")] = "0",
     stretch: Annotated[str, typer.Option(help="Try tempi, such as 0.9..1.1 times.")] = "1",
@@ -65,7 +74,7 @@ def search(
     from phalar.search import Moment, Searcher, Wanted, open_index, rendering
     from phalar.search import change as changing
     from phalar.search.fit import fit
-    from phalar.search.moment import read_moment
+    from phalar.search.moment import read_moment, windows_of
     from phalar.search.record import record
 
     tried = changing.changes(_whole(transpose), _range("--stretch", stretch))
@@ -73,6 +82,10 @@ def search(
         opened = open_index(index)
     except FileNotFoundError as error:
         raise WrongUseError(str(error)) from None
+    for word, hint in _unknown(instrument or [], opened):
+        raise WrongUseError(f"--instrument {word}: {hint}")
+    for word, hint in _unknown(exclude or [], opened):
+        logger.warning("--exclude %s: %s", word, hint)
     mix = read_moment(files, Moment(start, seconds), opened.facts.grid)
     loaded = load_of_index(model, opened)
     searcher = Searcher(opened, exact=exact)
@@ -87,10 +100,52 @@ def search(
     if export is not None:
         rendering.export(searcher, found, mix.sound, export)
     records = [record(loaded, each) | {"path": str(opened.path_of(each.entry))} for each in found]
+    if not records:
+        why = _why_none(opened, wanted, len(windows_of(mix.sound, opened.facts.grid)))
+        typer.echo(why, err=as_json)
     if as_json:
         print_json(records)
-    else:
+    elif records:
         _print_table(records, changed=len(tried) > 1)
+
+
+def _unknown(words: Iterable[str], index: Index) -> list[tuple[str, str]]:
+    """List words that are neither of instruments nor of any path, each with a hint."""
+    from phalar.search import names
+
+    heard = [entry for entry in index.entries if entry.windows]
+    paths, families = [e.path for e in heard], [e.instrument for e in heard]
+    unknown = []
+    for word in words:
+        meant = names.meant(word)
+        if heard and meant != [word] and not names.telling(word, paths, families):
+            other = f"; did you mean {meant[0]}?" if meant else ""
+            hint = f"no family of instruments, and no word of the path of any file{other}"
+            unknown.append((word, hint))
+    return unknown
+
+
+def _why_none(index: Index, wanted: Wanted, windows: int) -> str:
+    """Say why nothing was found for a moment of so many windows."""
+    heard = [entry for entry in index.entries if entry.windows]
+    if not heard:
+        return f"{index.folder}: holds no file that is heard; `phalar index info` says why"
+    there = [entry for entry in heard if entry.sha256 not in wanted.not_sha256]
+    if not there:
+        return "the library holds nothing but what is searched with"
+    of_them = replace(wanted, exclude=frozenset()).admits(there)
+    asked = [entry for entry, is_asked in zip(there, of_them, strict=True) if is_asked]
+    if not asked:
+        known = ", ".join(sorted({entry.instrument for entry in there if entry.instrument}))
+        words = ", ".join(sorted(wanted.instruments))
+        return f"of --instrument {words} there is no file; names and folders tell of: {known}"
+    left = [entry for entry, is_left in zip(asked, wanted.admits(asked), strict=True) if is_left]
+    if not left:
+        return f"--exclude leaves none of the {len(asked)} files in question; loosen it"
+    grid = index.facts.grid
+    if all(e.windows < windows and not grid.is_loop(e.seconds) for e in left):
+        return f"none of the {len(left)} files in question is as long as the moment; shorten it"
+    return "what fits cannot be read any more; run `phalar index update`"
 
 
 def _digests(files: list[Path], index: Index) -> frozenset[str]:
@@ -118,9 +173,6 @@ def _range(option: str, text: str) -> tuple[float, float]:
 
 
 def _print_table(records: list[dict[str, Any]], *, changed: bool) -> None:
-    if not records:
-        typer.echo("nothing comes into question; loosen --instrument or --exclude")
-        return
     table = Table(box=None, pad_edge=False)
     for name in ("", "score", "of 100", "from s"):
         table.add_column(name, justify="right")
@@ -136,9 +188,12 @@ def _print_table(records: list[dict[str, Any]], *, changed: bool) -> None:
             f"{record['start_s']:.2f}",
             *told,
             *([_change(record)] if changed else []),
-            record["path"],
+            printable(record["path"]),
         )
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.file.isatty():
+        console.width = WIDEST
+    console.print(table)
 
 
 def _told(record: dict[str, Any], what: str) -> str:
