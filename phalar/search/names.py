@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from phalar.search.estimate import WITHOUT_KEY
 
 WORDS = {
@@ -83,6 +85,9 @@ _SIGNS = {"♯": "#", "♭": "b", "sharp": "#", "flat": "b"}
 _MINOR = ("m", "min", "minor")
 _LAST_LETTER = re.compile(r"[_-][A-G]\W*$")
 
+_BUILT_IN = ("brass", "reeds", "pipes")
+"""Of these a tone without a mode is rather that which they are built in, as a clarinet in Bb."""
+
 _LETTERED = re.compile(
     "alt|alternative|bounce|bus|cam|channel|chorus|ch|demo|disc|double|dbl|di|dub|group|hook|idea|"
     "intro|layer|left|line|loop|mic|mix|option|opt|outro|part|pass|pattern|pat|plan|position|pos|"
@@ -111,8 +116,8 @@ class Asked:
     """The family of instruments that the word is a name of."""
     phrases: tuple[str, ...]
     """Words with a space around each; one of these has to stand in the path, of other words."""
-    spelled: tuple[str, ...]
-    """Letters; a path that holds none of these needs no closer look."""
+    letters: re.Pattern[str]
+    """A folded path in which none of these stand needs no closer look."""
     whole: re.Pattern[str] | None
     """Finds these as whole words in a path of ASCII; None where it would take more."""
 
@@ -146,12 +151,13 @@ def asked(word: str) -> Asked:
         spelled = {
             spelling for each in (longest, joined) for spelling in _SPELLED.get(each, [each])
         }
-    least = {s for s in spelled if not any(other != s and other in s for other in spelled)}
     is_plain = all(re.fullmatch("[a-z]+", each) for each in spelled) and len(words) == 1
-    whole = (
-        re.compile(_START + f"(?i:{'|'.join(map(_many, spelled))})" + _END) if is_plain else None
+    many = "|".join(map(_many, spelled)) if is_plain else ""
+    # What holds no letter is told by no path.
+    letters = re.compile("|".join(map(re.escape, spelled)) if words else "(?!)")
+    return Asked(
+        family, tuple(phrases), letters, re.compile(f"{_START}(?i:{many}){_END}") if many else None
     )
-    return Asked(family, tuple(phrases), tuple(least) if words else (), whole if words else None)
 
 
 def telling(word: str, paths: Sequence[str], instruments: Sequence[str | None]) -> set[int]:
@@ -174,9 +180,11 @@ def telling(word: str, paths: Sequence[str], instruments: Sequence[str | None]) 
         Their places.
     """
     wanted = asked(word)
-    # The folded text of all paths at once costs far less than each by itself; no path holds a NUL.
-    texts = fold("\0".join(paths)).split("\0")
-    near = {place for each in wanted.spelled for place, text in enumerate(texts) if each in text}
+    # One pass over the folded text of all paths, between which there is a NUL that none can hold.
+    text = fold("\0".join(paths))
+    ends = np.cumsum([len(each) + 1 for each in text.split("\0")])
+    hits = [hit.start() for hit in wanted.letters.finditer(text)]
+    near = set(np.searchsorted(ends, hits, "right").tolist())
     whole, family = wanted.whole, wanted.family
     if family is None:
         return {
@@ -307,13 +315,19 @@ def _tempo_and_key(name: str, instrument: str | None) -> tuple[float | None, str
     for place in range(len(words) - 1, -1, -1):
         for width in (3, 2, 1):
             key = _KEY.fullmatch(" ".join(words[place : place + width]))
-            if key is None or not (key[2] or key[3]) or words[place - 1 : place + 1] == ["I", "Am"]:
+            if key is None or not (key[2] or key[3]):
                 continue
             beside = (*words[place - 1 : place], *words[place + width : place + width + 1])
             bare = next(filter(_BARE.fullmatch, beside), None)
+            if (key[0] == "Am" and "I" in beside) or (
+                instrument in _BUILT_IN and not (key[3] or tempo_bpm or bare)
+            ):
+                continue
             return tempo_bpm or (float(bare) if bare else None), _written(key)
     is_loop = tempo_bpm is not None or bool(_BARE.fullmatch("".join(words[-2:-1])))
-    return tempo_bpm, None if instrument in WITHOUT_KEY else _lone_key(name, words, is_loop=is_loop)
+    if instrument in WITHOUT_KEY or (instrument in _BUILT_IN and not is_loop):
+        return tempo_bpm, None
+    return tempo_bpm, _lone_key(name, words, is_loop=is_loop)
 
 
 def _lone_key(name: str, words: list[str], *, is_loop: bool) -> str | None:

@@ -261,14 +261,18 @@ class Searcher:
             if path.is_relative_to(library)
         }
         heard = [entry for group in self._copies for entry in group]
-        flags = iter(wanted.admits(heard).tolist())
-        admitted = [[entry for entry in group if next(flags)] for group in self._copies]
-        return [
-            None
-            if group[0].sha256 in wanted.not_sha256 or any(e.path in barred for e in group)
-            else next(iter(some), None)
-            for group, some in zip(self._copies, admitted, strict=True)
-        ]
+        admits = iter(wanted.admits(heard).tolist())
+        admitted: list[Entry | None] = []
+        for group in self._copies:
+            chosen = None
+            for entry in group:
+                if next(admits) and chosen is None:
+                    chosen = entry
+            out = group[0].sha256 in wanted.not_sha256
+            if out or (barred and any(entry.path in barred for entry in group)):
+                chosen = None
+            admitted.append(chosen)
+        return admitted
 
 
 def _largest(values: Floats, count: int) -> NDArray[np.int64]:
