@@ -119,7 +119,7 @@ class Asked:
     letters: re.Pattern[str]
     """A folded path in which none of these stand needs no closer look."""
     whole: re.Pattern[str] | None
-    """Finds these as whole words in a path of ASCII; None where it would take more."""
+    """Finds these as whole words in a path of ASCII; None where that takes more."""
 
 
 def read(path: str) -> Told:
@@ -151,13 +151,18 @@ def asked(word: str) -> Asked:
         spelled = {
             spelling for each in (longest, joined) for spelling in _SPELLED.get(each, [each])
         }
-    is_plain = all(re.fullmatch("[a-z]+", each) for each in spelled) and len(words) == 1
-    many = "|".join(map(_many, spelled)) if is_plain else ""
     # What holds no letter is told by no path.
     letters = re.compile("|".join(map(re.escape, spelled)) if words else "(?!)")
-    return Asked(
-        family, tuple(phrases), letters, re.compile(f"{_START}(?i:{many}){_END}") if many else None
-    )
+    return Asked(family, tuple(phrases), letters, _whole(spelled, family, len(words)))
+
+
+def _whole(spelled: set[str], family: str | None, words: int) -> re.Pattern[str] | None:
+    plain = {each for each in spelled if re.fullmatch("[a-z]+", each)}
+    # What a name tells of a family is looked at again, so others need not be whole here.
+    if words != 1 or not plain or (plain != spelled and family is None):
+        return None
+    others = "".join(f"|(?i:{re.escape(each)})" for each in spelled - plain)
+    return re.compile(f"{_START}(?i:{'|'.join(map(_many, plain))}){_END}{others}")
 
 
 def telling(word: str, paths: Sequence[str], instruments: Sequence[str | None]) -> set[int]:
@@ -303,6 +308,8 @@ def _same(word: str) -> str:
 
 def _many(word: str) -> str:
     """Write a pattern of one and of many of a thing, as `_same` has it."""
+    if len(word) < 2:
+        return word
     if word.endswith(("ch", "sh", "x")):
         return f"{word}(?:e?s)?"
     return f"{word}(?:es)?" if word.endswith("ss") else word + "s?" * (word[-1] not in "sui")
