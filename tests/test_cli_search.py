@@ -143,6 +143,11 @@ def test_nothing_found_says_why(call, folder, caplog) -> None:
     assert call("index update one")[0] == 0
     code, out, _ = call("search mix.wav --index one")
     assert (code, out) == (0, "the library holds nothing but what is searched with\n")
+    (folder / "one/other.wav").write_bytes((folder / "stems/bass.wav").read_bytes())
+    assert call("index update one")[0] == 0
+    (folder / "one/other.wav").unlink()
+    code, out, _ = call("search mix.wav --index one")
+    assert (code, out) == (0, "what fits cannot be read any more; run `phalar index update`\n")
 
 
 @pytest.mark.parametrize(
