@@ -97,18 +97,18 @@ def test_names_reach_a_terminal_as_text_and_a_pipe_unbroken(call, odd, monkeypat
     monkeypatch.setenv("FORCE_COLOR", "1")
     code, out, _ = call("index build odd --model m --window 2 --hop 1")
     assert code == 0
-    assert r"  page\n\x07.wav: cannot be decoded" in out
+    assert "  page??.wav: cannot be decoded" in out
     code, out, _ = call("index info odd")
-    assert r"  page\n\x07.wav: cannot be decoded" in out
+    assert "  page??.wav: cannot be decoded" in out
     code, out, _ = call("search mix.wav --index odd --no-refine")
     (line,) = (line for line in out.splitlines() if "kick" in line)
-    assert line.rstrip().endswith("x :drum:/kick \\x1b[31m\\r\\u202e.wav")
+    assert line.rstrip().endswith("x :drum:/kick ?[31m??.wav")
     assert len(out.splitlines()) == 2
     next(odd.rglob("kick*")).unlink()
     code, out, _ = call("index check odd")
     assert code == 1
-    assert r"/kick \x1b[31m\r\u202e.wav: gone" in out
-    assert printable("caf\xe9 \u0928\u093e \u3000\udc80") == "caf\xe9 \u0928\u093e \u3000\\udc80"
+    assert "/kick ?[31m??.wav: gone" in out
+    assert printable("caf\xe9 \u0928\u093e \u3000\udc80") == "caf\xe9 \u0928\u093e \u3000?"
 
 
 def test_nothing_found_says_why(call, folder, caplog) -> None:

@@ -24,6 +24,7 @@ DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 STEERING = ("Cc", "Cs", "Zl", "Zp")
 """Categories of Unicode that no name shall bring to a terminal: controls, halves, line ends."""
 
+# Marks that turn the direction of what follows.
 TURNING = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 TRAINED = "data/train"
@@ -92,17 +93,13 @@ def replace(
 
 
 def printable(name: str) -> str:
-    r"""Make of any name one line that a terminal only shows: what would steer it stands as `\x1b`.
+    """Make of any name one line that a terminal only shows: what would steer it stands as `?`.
 
     Names of files are given by others, and may hold line breaks, colours, or marks that turn the
     direction of what follows.
     """
-    return "".join(
-        letter.encode("unicode_escape").decode()
-        if unicodedata.category(letter) in STEERING or letter in TURNING
-        else letter
-        for letter in name
-    )
+    steering = (unicodedata.category(each) in STEERING or each in TURNING for each in name)
+    return "".join("?" if is_so else each for each, is_so in zip(name, steering, strict=True))
 
 
 def print_json(value: Any) -> None:
