@@ -150,7 +150,7 @@ def _why_none(index: Index, wanted: Wanted, windows: int) -> str:
 
 def _digests(files: list[Path], index: Index) -> frozenset[str]:
     """Give the digests of those files whose content may be in an index: it has one as large."""
-    from phalar.search.build import file_sha256
+    from phalar.search.hear import file_sha256
 
     sizes = {entry.bytes for entry in index.entries}
     return frozenset(file_sha256(file) for file in files if file.stat().st_size in sizes)
