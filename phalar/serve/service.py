@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from phalar.search.record import record
 from phalar.search.windows import Sound
 from phalar.serve.library import Library, Opened
 from phalar.serve.turns import Turns
-from phalar.serve.uploads import LONGEST_S, Decoder, Upload
+from phalar.serve.uploads import LONGEST_S, Decoder, Upload, digest_of
 
 PEAKS = 1200
 """Columns of a waveform."""
@@ -108,8 +108,9 @@ class Service:
         *,
         refine: bool,
     ) -> list[dict[str, Any]]:
-        """Find what fits a moment of files that are summed."""
+        """Find what fits a moment of files that are summed, other than these files themselves."""
         opened = self.library.current()
+        wanted = replace(wanted, not_sha256=frozenset(map(digest_of, uploads)))
         mix = self._mix(opened, uploads, moment)
         found = fit(self.model, opened.searcher, mix, wanted, tried, refine=refine)
         return [

@@ -71,7 +71,6 @@ class Decoder:
         Parameters
         ----------
         uploads : sequence of Upload
-            Files at their start.
 
         Returns
         -------
@@ -84,7 +83,7 @@ class Decoder:
             A file cannot be decoded, its header says what cannot be, or all are too much. This is
             found before any of them is decoded.
         """
-        digests = [_digest(upload) for upload in uploads]
+        digests = [digest_of(upload) for upload in uploads]
         found = {digest: self._find(digest) for digest in digests}
         infos = {
             digest: _header(upload)
@@ -119,10 +118,13 @@ class Decoder:
                 self.kept_bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
-def _digest(upload: Upload) -> str:
+def digest_of(upload: Upload) -> str:
+    """Digest of the bytes that were sent, as an index names content."""
+    upload.file.seek(0)
     digest = hashlib.sha256()
     while part := upload.file.read(1 << 20):
         digest.update(part)
+    upload.file.seek(0)
     return digest.hexdigest()
 
 
