@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from phalar import calibration, tracks, withdrawn
 from phalar.audio import SAMPLE_RATE_HZ
@@ -82,29 +83,34 @@ def long_scores(model: Phalar, paths: Paths, source: str, *, split: str, seed: i
         there = [track for track in known if track.samples >= samples]
         if len({track.song for track in there}) < 2:
             continue
-        sides, songs = _stretches(there, samples, np.random.default_rng(seed))
+        sides, songs = _stretches(model, there, samples, np.random.default_rng(seed))
         if len(set(songs)) < 2:
             continue
         name = np.array(songs)
-        other: Floats = _scores(model, sides, windows)[name[:, None] != name[None, :]]
+        other: Floats = _scores(model, sides)[name[:, None] != name[None, :]]
         return other
     return np.empty((0, 0))
 
 
 def _stretches(
-    known: list[TrackIndex], samples: int, rng: np.random.Generator
-) -> tuple[list[tuple[Floats, Floats]], list[str]]:
-    """Draw two sub-mixes each of some stretches, heard all along; a song comes again if need be."""
-    sides, songs = [], []
+    model: Phalar, known: list[TrackIndex], samples: int, rng: np.random.Generator
+) -> tuple[tuple[list[Tensor], list[Tensor]], list[str]]:
+    """Embed two sub-mixes each of some stretches that are heard all along, and name their songs.
+
+    A song comes again, from elsewhere, where there are too few.
+    """
+    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    songs = []
     order = [known[place] for place in rng.permutation(len(known))]
     for track in [order[number % len(order)] for number in range(STRETCHES)]:
         stems = tracks.read_stems(track)
         for _ in range(TRIES):
             start = int(rng.integers(track.samples - samples + 1))
             here = stems[:, start : start + samples]
-            both = tuple(here[rng.random(len(here)) < 0.5].sum(axis=0) for _ in range(2))
-            if all(side.shape and _is_heard_throughout(side) for side in both):
-                sides.append((both[0], both[1]))
+            both = [here[rng.random(len(here)) < 0.5].sum(axis=0) for _ in range(2)]
+            if all(_is_heard_throughout(sound) for sound in both):
+                for side, sound in zip(sides, both, strict=True):
+                    side.append(to_parts(model.embed(_windows(sound), SAMPLE_RATE_HZ)))
                 songs.append(track.song)
                 break
     return sides, songs
@@ -121,15 +127,14 @@ def _windows(sound: Floats) -> Floats:
     return np.asarray(cut)
 
 
-def _scores(model: Phalar, sides: list[tuple[Floats, Floats]], windows: int) -> Floats:
+def _scores(model: Phalar, sides: tuple[list[Tensor], list[Tensor]]) -> Floats:
     """Score the first side of each stretch with the second of each, (S, S, W)."""
-    parts = []
-    for side in zip(*sides, strict=True):
-        rows = [to_parts(model.embed(_windows(sound), SAMPLE_RATE_HZ)) for sound in side]
-        parts.append(torch.stack(rows))
+    first_SWRD, second_SWRD = (torch.stack(side) for side in sides)
     with torch.no_grad():
         scores = [
-            model.score_matrix(parts[0][:, window], parts[1][:, window], commutative=True)
-            for window in range(windows)
+            model.score_matrix(first_SRD, second_SRD, commutative=True)
+            for first_SRD, second_SRD in zip(
+                first_SWRD.unbind(1), second_SWRD.unbind(1), strict=True
+            )
         ]
     return np.asarray(torch.stack(scores, dim=-1).cpu().numpy())
