@@ -1,6 +1,7 @@
 """`phalar index` and `phalar search` as a user calls them."""
 
 import json
+import logging
 import os
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+from phalar.cli import Printable
 from phalar.cli.options import printable
 from phalar.model import ModelConfig, build_model, save_model
 
@@ -235,3 +237,41 @@ def test_an_index_names_the_version_that_an_alias_meant(call, folder, monkeypatc
     assert call("index update registered --model m")[0] == 0
     code, out, _ = call("index info registered --json")
     assert json.loads(out)["model"] == str((folder / "m").resolve())
+
+
+def test_files_that_are_gone_keep_no_others_from_being_exported(call, folder, caplog) -> None:
+    gone = folder / "stems/drums_100bpm.wav"
+    aside = gone.rename(folder / "aside.wav")
+    try:
+        words = "search mix.wav --index stems --no-refine --export some --json"
+        code, out, _ = call(words)
+    finally:
+        aside.rename(gone)
+    assert code == 0
+    assert gone.name in {Path(record["path"]).name for record in json.loads(out)}
+    exported = {path.name for path in (folder / "some").iterdir()}
+    assert any("bass" in name for name in exported)
+    assert not any("drums" in name or name.endswith(".part") for name in exported)
+    assert "not exported: " in caplog.text
+
+
+def test_what_is_silent_in_between_is_not_as_long_as_the_moment(call, folder) -> None:
+    sound = np.random.default_rng(3).normal(0, 0.1, 6 * 16_000)
+    sound[2 * 16_000 : 4 * 16_000] = 0
+    (folder / "gap").mkdir()
+    soundfile.write(folder / "gap/gap.wav", sound, 16_000)
+    assert call("index build gap --model m --window 2 --hop 1")[0] == 0
+    code, out, _ = call("search mix.wav --index gap --seconds 4 --no-refine")
+    assert (code, out) == (
+        0,
+        "none of the 1 files in question is heard for so long; shorten the moment\n",
+    )
+
+
+def test_no_name_steers_a_terminal(call, capsys) -> None:
+    code, _, told = call("search \x1b[31mred.wav --index stems")
+    assert (code, told) == (2, "phalar: ?[31mred.wav: no such file\n")
+    name = "left out: \x1b]0;title\x07.wav\nelsewhere"
+    record = logging.LogRecord("phalar", logging.WARNING, "", 0, name, None, None)
+    shown = Printable("phalar: %(message)s").format(record)
+    assert shown == "phalar: left out: ?]0;title?.wav\nelsewhere"

@@ -9,7 +9,7 @@ import torch
 
 from phalar.model import ModelConfig, Phalar, build_model
 from phalar.search import Moment, Searcher, Wanted, build, change, open_index
-from phalar.search.fit import fit
+from phalar.search.fit import AT_ONCE, fit
 from phalar.search.moment import read_moment, windows_of
 from phalar.search.windows import Grid
 
@@ -93,11 +93,60 @@ def test_a_file_that_is_gone_is_left_out_and_said(searcher, model, tmp_path, cap
     assert "left out: " in caplog.text
 
 
-def test_a_loop_is_found_from_any_place_of_it(searcher, model, tmp_path) -> None:
-    mix = mix_of(tmp_path, np.roll(np.tile(notes(1.2, 9), 5), -round(0.47 * RATE_HZ)), 1.2)
+@pytest.mark.parametrize("start_s", [0.47, 0.004, 1.196])
+def test_a_loop_is_found_from_any_place_of_it(searcher, model, tmp_path, start_s) -> None:
+    mix = mix_of(tmp_path, np.roll(np.tile(notes(1.2, 9), 5), -round(start_s * RATE_HZ)), 1.2)
     best = fit(model, searcher, mix, Wanted(top=1))[0]
     assert best.entry.path == "loop.wav"
-    assert best.start_s == pytest.approx(0.47, abs=0.012)
+    assert 0 <= best.start_s < 1.2
+    off_s = (best.start_s - start_s + 0.6) % 1.2 - 0.6
+    assert off_s == pytest.approx(0, abs=0.012)
+
+
+def test_a_copy_stands_for_a_file_that_is_gone(model, tmp_path, caplog) -> None:
+    root = tmp_path / "stems"
+    root.mkdir()
+    for name in ("bass.wav", "zbass.wav"):
+        soundfile.write(root / name, notes(7, 2), RATE_HZ)
+    build.update(root, root / ".phalar", model, model_name="m", model_sha256="m", grid=GRID)
+    (root / "bass.wav").unlink()
+    mix = mix_of(tmp_path, notes(7, 2), 1.3)
+    there = Searcher(open_index(root))
+    assert [each.entry.path for each in fit(model, there, mix, Wanted())] == ["zbass.wav"]
+    assert not caplog.text
+    # Not one that is not wanted.
+    assert fit(model, there, mix, Wanted(exclude=frozenset(["zbass"]))) == []
+    assert caplog.text.count("left out: ") == 1
+
+
+def test_a_file_that_goes_meanwhile_stays_as_it_was_heard(
+    searcher, model, tmp_path, caplog, monkeypatch
+) -> None:
+    mix = mix_of(tmp_path, notes(7, 2), 1.3)
+
+    def read(searcher, found, samples):
+        if samples > mix.samples and found.entry.path == "2.wav":
+            raise FileNotFoundError("2.wav: gone")
+        return change.read_from(searcher, found, samples)
+
+    monkeypatch.setattr("phalar.search.fit.read_from", read)
+    best = fit(model, searcher, mix, Wanted(top=3))[0]
+    assert (best.entry.path, best.start_s) == ("2.wav", pytest.approx(1.3, abs=0.03))
+    assert "2.wav: gone; its start is that of before" in caplog.text
+
+
+def test_a_long_moment_is_heard_a_few_windows_at_a_time(
+    searcher, model, tmp_path, monkeypatch
+) -> None:
+    most = []
+    embed = Phalar.embed
+    monkeypatch.setattr(Phalar, "embed", lambda self, clips, *rest, **more:
+                        most.append(clips.size) or embed(self, clips, *rest, **more))  # fmt: skip
+    soundfile.write(tmp_path / "mix.wav", notes(7, 2), RATE_HZ)
+    mix = read_moment([tmp_path / "mix.wav"], Moment(0.3, 6.0), GRID)
+    found = fit(model, searcher, mix, Wanted(top=5))
+    assert {each.windows for each in found} == {5}
+    assert max(most) <= AT_ONCE * GRID.window_samples
 
 
 def test_a_mix_of_the_moment_alone_is_moved_into_silence(searcher, model, tmp_path) -> None:

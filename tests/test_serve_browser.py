@@ -26,6 +26,22 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwr
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
+CHOSEN = """async (window_s) => {
+    const { Waveform } = await import("/waveform.js");
+    const canvas = document.createElement("canvas");
+    canvas.style.width = "1000px";
+    document.body.append(canvas);
+    canvas.setPointerCapture = () => {};
+    const wave = new Waveform(canvas, document.createElement("p"), () => {});
+    wave.show({ seconds: 100, peaks: [1] }, window_s);
+    const left = canvas.getBoundingClientRect().left;
+    return [0, 3.68, 80].map((drawn_s) => {
+        for (const [type, at_s] of [["down", 0], ["move", drawn_s], ["up", drawn_s]])
+            canvas.dispatchEvent(new PointerEvent(`pointer${type}`, { clientX: left + 10 * at_s }));
+        return wave.moment.seconds;
+    });
+}"""
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path; `apt install chromium`"),
@@ -222,6 +238,10 @@ def test_a_moment_is_chosen_on_the_waveform(browser, address, mix) -> None:
         page.click("#search")
     page.locator(ROWS).nth(0).wait_for()
     assert page.locator("#found .name").all_text_contents() == ["bass.wav"]
+    # Whatever the windows of an index are, a moment is as long as one.
+    for window_s in (2.24, 45):
+        seconds = page.evaluate(CHOSEN, window_s)
+        assert seconds == [window_s, max(window_s, 3.7), max(window_s, 30)]
     assert page.complaints == []
 
 

@@ -26,7 +26,7 @@ from phalar.cli import (
     serve,
     withdraw,
 )
-from phalar.cli.options import DONE, FAILED, INTERRUPTED, WRONG_USE, WrongUseError
+from phalar.cli.options import DONE, FAILED, INTERRUPTED, WRONG_USE, WrongUseError, printable
 
 COMMANDS = (
     score,
@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     words = [word for word in given if word != "--debug"] or ["--help"]
-    logging.basicConfig(format="phalar: %(message)s", level=logging.WARNING)
+    shown = logging.StreamHandler()
+    shown.setFormatter(Printable("phalar: %(message)s"))
+    logging.basicConfig(handlers=[shown], level=logging.WARNING)
     try:
         code = app(words, prog_name="phalar", standalone_mode=False)
     except Exception as error:
@@ -97,5 +99,17 @@ def _explain(error: Exception) -> int:
         text, code = str(error), FAILED
     else:
         text, code = f"{type(error).__name__}: {error}; --debug shows where", FAILED
-    typer.echo(f"phalar: {text}", err=True)
+    typer.echo(_lines(f"phalar: {text}"), err=True)
     return code
+
+
+class Printable(logging.Formatter):
+    """Writes what is logged so that no name in it steers a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        return _lines(super().format(record))
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.splitlines()))

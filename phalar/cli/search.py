@@ -65,7 +65,7 @@ def search(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(envvar="PHALAR_MODEL", help="Where the model of the index is, if it moved."),
+        typer.Option(help="Where the model of the index is, if it moved."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -97,8 +97,6 @@ def search(
         _digests(files, opened),
     )
     found = fit(loaded, searcher, mix, wanted, tried, refine=refine)
-    if export is not None:
-        rendering.export(searcher, found, mix.sound, export)
     records = [record(loaded, each) | {"path": str(opened.path_of(each.entry))} for each in found]
     if not records:
         why = _why_none(opened, wanted, len(windows_of(mix.sound, opened.facts.grid)))
@@ -107,6 +105,8 @@ def search(
         print_json(records)
     elif records:
         _print_table(records, changed=len(tried) > 1)
+    if export is not None:
+        rendering.export(searcher, found, mix.sound, export)
 
 
 def _unknown(words: Iterable[str], index: Index) -> list[tuple[str, str]]:
@@ -145,7 +145,9 @@ def _why_none(index: Index, wanted: Wanted, windows: int) -> str:
     grid = index.facts.grid
     if all(e.windows < windows and not grid.is_loop(e.seconds) for e in left):
         return f"none of the {len(left)} files in question is as long as the moment; shorten it"
-    return "what fits cannot be read any more; run `phalar index update`"
+    if not any(index.path_of(entry).is_file() for entry in left):
+        return "what fits cannot be read any more; run `phalar index update`"
+    return f"none of the {len(left)} files in question is heard for so long; shorten the moment"
 
 
 def _digests(files: list[Path], index: Index) -> frozenset[str]:

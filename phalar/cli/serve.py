@@ -28,7 +28,7 @@ def serve(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(envvar="PHALAR_MODEL", help="Where the model of the index is, if it moved."),
+        typer.Option(help="Where the model of the index is, if it moved."),
     ] = None,
 ) -> None:
     """Open a page and an API on this machine: drop a mix, hear what of the library fits."""

@@ -38,6 +38,9 @@ PLACES = 8
 CLIPS = 4
 """Sounds that are embedded together."""
 
+AT_ONCE = 16
+"""Sounds that are cut out at a time."""
+
 
 def embed_along(model: Phalar, sound_BN: Tensor, window_samples: int) -> Tensor:
     """Embed each window of sounds that starts a whole number of steps in.
@@ -125,14 +128,16 @@ def moved_queries(
     queries: dict[int, NDArray[np.float32]] = {}
     # Where the sound ends between two places, from the later ones there is a step less.
     for more, group in groupby(firsts, lambda first: (high - first) // STEP_SAMPLES):
-        heard, samples = list(group), grid.window_samples + more * STEP_SAMPLES
-        places = [mix.before + first + hop for first in heard for hop in hops]
-        sounds = np.stack([mix.around[place : place + samples] for place in places])
-        z_BSD = embed_along(model, torch.from_numpy(sounds), grid.window_samples)
-        rows = as_queries(model, z_BSD.flatten(0, 1))
-        rows = rows.reshape(len(heard), len(hops), more + 1, -1)
-        for place, first in enumerate(heard):
-            for step in range(more + 1):
-                queries[first + step * STEP_SAMPLES] = rows[place, :, step]
+        samples, alike = grid.window_samples + more * STEP_SAMPLES, list(group)
+        few = max(1, AT_ONCE // len(hops))
+        for heard in (alike[place : place + few] for place in range(0, len(alike), few)):
+            places = [mix.before + first + hop for first in heard for hop in hops]
+            sounds = np.stack([mix.around[place : place + samples] for place in places])
+            z_BSD = embed_along(model, torch.from_numpy(sounds), grid.window_samples)
+            rows = as_queries(model, z_BSD.flatten(0, 1))
+            rows = rows.reshape(len(heard), len(hops), more + 1, -1)
+            for place, first in enumerate(heard):
+                for step in range(more + 1):
+                    queries[first + step * STEP_SAMPLES] = rows[place, :, step]
     shifts = sorted(queries)
     return shifts, [queries[shift] for shift in shifts]

@@ -10,8 +10,9 @@ Letters: W windows of the mix.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from phalar.search.along import moved_queries
 from phalar.search.change import NONE, Change, changed, read_from
 from phalar.search.moment import Mix, query_vectors, windows_of
 from phalar.search.query import Found, Searcher, Wanted
+from phalar.search.windows import Sound
 
 if TYPE_CHECKING:
     from phalar.model import Phalar
@@ -42,10 +44,13 @@ CLOSELY = 12
 
 AROUND_S = 0.025
 
+AT_ONCE = 32
+"""Windows that are cut out of candidates at a time."""
+
 OVER_S = 0.5
 """A candidate may end so much before the mix does."""
 
-Scorer = Callable[[list[np.ndarray]], list[float]]
+Scorer = Callable[[Iterable[Sound]], list[float]]
 
 
 def fit(
@@ -84,11 +89,18 @@ def fit(
     grid = searcher.index.facts.grid
     vectors = query_vectors(model, windows_of(mix.sound, grid))
 
-    def score(sounds: list[np.ndarray]) -> list[float]:
-        windows = np.concatenate([windows_of(sound, grid) for sound in sounds])
-        z = model.search_vectors(model.embed(windows, SAMPLE_RATE_HZ)).cpu().numpy()
-        products = (z.reshape(len(sounds), -1, z.shape[-1]) * vectors).sum(axis=-1)
-        return [float(value) for value in products.mean(axis=1)]
+    few = max(1, AT_ONCE // len(vectors))
+
+    def score(sounds: Iterable[Sound]) -> list[float]:
+        scores: list[float] = []
+        # They may be read as they are asked for, so that never all of them lie in memory.
+        waiting = iter(sounds)
+        while some := list(islice(waiting, few)):
+            windows = np.concatenate([windows_of(sound, grid) for sound in some])
+            z = model.search_vectors(model.embed(windows, SAMPLE_RATE_HZ)).cpu().numpy()
+            products = (z.reshape(len(some), -1, z.shape[-1]) * vectors).sum(axis=-1)
+            scores += products.mean(axis=1).tolist()
+        return scores
 
     candidates: dict[str, list[Found]] = {}
     for change in tried:
@@ -107,7 +119,7 @@ def fit(
     # Without moves and changes, scores are exact already.
     heard = [found for found in some if refine or found.is_changed]
     known = [found for found in some if not (refine or found.is_changed)]
-    ranked = _best_of([*known, *_heard(searcher, mix, heard, score)])
+    ranked = _best_of([*known, *_heard(searcher, mix, heard, wanted, score)])
     if refine:
         closely = _closely(searcher, mix, ranked[:CLOSELY], score)
         ranked = _best_of([*closely, *ranked[CLOSELY:]])
@@ -142,16 +154,36 @@ def _apart(found: list[Found]) -> list[Found]:
     return kept
 
 
-def _heard(searcher: Searcher, mix: Mix, found: list[Found], score: Scorer) -> list[Found]:
-    """Score candidates as they sound from their starts; files that are gone are left out."""
-    there, sounds = [], []
-    for each in found:
-        try:
-            sounds.append(read_from(searcher, each, mix.samples))
-            there.append(each)
-        except (ValueError, OSError) as error:
-            logger.warning("left out: %s; `phalar index update` looks what is there", error)
-    scores = score(sounds) if sounds else []
+def _heard(
+    searcher: Searcher, mix: Mix, found: list[Found], wanted: Wanted, score: Scorer
+) -> list[Found]:
+    """Score candidates as they sound from their starts.
+
+    Where a file is gone, a copy of it that is wanted too takes its place; else it is left out.
+    """
+    there: list[Found] = []
+    left_out: set[str] = set()
+
+    def sounds() -> Iterator[Sound]:
+        for each in found:
+            reasons = []
+            for entry in (each.entry, *searcher.copies(each.entry, wanted)):
+                here = replace(each, entry=entry)
+                try:
+                    sound = read_from(searcher, here, mix.samples)
+                except (ValueError, OSError) as error:
+                    reasons.append(error)
+                    continue
+                there.append(here)
+                yield sound
+                break
+            else:
+                if each.entry.path not in left_out:
+                    left_out.add(each.entry.path)
+                    why = f"left out: {reasons[0]}; `phalar index update` looks what is there"
+                    logger.warning("%s", why)
+
+    scores = score(sounds())
     windows = len(windows_of(mix.sound, searcher.index.facts.grid))
     return [
         replace(each, score=value, windows=windows)
@@ -160,44 +192,42 @@ def _heard(searcher: Searcher, mix: Mix, found: list[Found], score: Scorer) -> l
 
 
 def _closely(searcher: Searcher, mix: Mix, found: list[Found], score: Scorer) -> list[Found]:
-    """Hear candidates just before and after their starts, and where a parabola has its top."""
-    if not found:
-        return []
+    """Hear candidates just before and after their starts, and where a parabola has its top.
+
+    One that cannot be read again stays as it was heard.
+    """
     around = round(AROUND_S * SAMPLE_RATE_HZ)
-    wide = [
-        read_from(
-            searcher,
-            replace(each, start_s=each.start_s - 2 * AROUND_S * each.stretch),
-            mix.samples + 4 * around,
-        )
-        for each in found
-    ]
+    near, wide, heard = [], [], []
+    for each in found:
+        earlier = replace(each, start_s=each.start_s - 2 * AROUND_S * each.stretch)
+        try:
+            wide.append(read_from(searcher, earlier, mix.samples + 4 * around))
+            near.append(each)
+        except (ValueError, OSError) as error:
+            logger.warning("%s; its start is that of before", error)
+            heard.append(each)
 
     def at(offsets: list[int]) -> list[float]:
-        parts = [
+        return score(
             sound[2 * around + offset :][: mix.samples]
             for sound, offset in zip(wide, offsets, strict=True)
-        ]
-        return score(parts)
+        )
 
-    before, after = (at([offset] * len(found)) for offset in (-around, around))
+    before, after = (at([offset] * len(near)) for offset in (-around, around))
     tops = []
-    for each, low, high in zip(found, before, after, strict=True):
+    for each, low, high in zip(near, before, after, strict=True):
         bend = low + high - 2 * each.score
         top = (low - high) / (2 * bend) if bend < 0 else float(np.sign(high - low))
         tops.append(round(float(np.clip(top, -2, 2)) * around))
-    heard = []
-    for place, (offset, value) in enumerate(zip(tops, at(tops), strict=True)):
-        starts = {
-            0: found[place].score,
-            -around: before[place],
-            around: after[place],
-            offset: value,
-        }
+    grid = searcher.index.facts.grid
+    for place, (each, offset, value) in enumerate(zip(near, tops, at(tops), strict=True)):
+        starts = {0: each.score, -around: before[place], around: after[place], offset: value}
         for moved, scored in starts.items():
-            start_s = found[place].start_s + moved / SAMPLE_RATE_HZ * found[place].stretch
+            start_s = each.start_s + moved / SAMPLE_RATE_HZ * each.stretch
+            if grid.is_loop(each.entry.seconds):
+                start_s %= each.entry.seconds
             if start_s >= 0 or moved == 0:
-                heard.append(replace(found[place], start_s=start_s, score=scored))
+                heard.append(replace(each, start_s=start_s, score=scored))
     return _best_of(heard)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import unicodedata
@@ -16,6 +17,8 @@ from phalar import audio
 from phalar.search.change import read_from
 from phalar.search.query import Found, Searcher
 from phalar.search.windows import Sound
+
+logger = logging.getLogger(__name__)
 
 PEAK = 0.97
 """A rendering stays just below full scale."""
@@ -74,7 +77,8 @@ def export(searcher: Searcher, found: Sequence[Found], mix: Sound, folder: Path)
     Returns
     -------
     list of Path
-        For each candidate its copy, byte for byte, and the rendering (WAV, 16 kHz).
+        For each candidate its copy, byte for byte, and the rendering (WAV, 16 kHz); of one that
+        cannot be read any more neither, which is said.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -83,10 +87,18 @@ def export(searcher: Searcher, found: Sequence[Found], mix: Sound, folder: Path)
         name = f"{place:02d}-{safe_name(source.stem)}"
         copy = folder / f"{name}{source.suffix.lower()}"
         aside = copy.with_name(copy.name + ".part")
-        shutil.copyfile(source, aside)
+        try:
+            heard = audio.encode(render(searcher, each, mix), container="WAV")
+            with source.open("rb") as original, aside.open("wb") as file:
+                shutil.copyfileobj(original, file)
+        except (ValueError, OSError) as error:
+            if source.is_file() and not isinstance(error, ValueError):
+                raise
+            logger.warning("not exported: %s", error)
+            continue
         aside.replace(copy)
         rendering = folder / f"{name}.in-context.wav"
-        rendering.write_bytes(audio.encode(render(searcher, each, mix), container="WAV"))
+        rendering.write_bytes(heard)
         written += [copy, rendering]
     return written
 

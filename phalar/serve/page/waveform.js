@@ -65,11 +65,12 @@ export class Waveform {
   }
 
   #choose(from_s, to_s) {
-    const seconds = Math.min(LONGEST_S, Math.max(this.#shortest_s, Math.abs(to_s - from_s)));
+    // Rounded before it is compared: less than a window is not searched for.
+    const drawn_s = Math.round(Math.abs(to_s - from_s) * 10) / 10;
+    const seconds = Math.max(this.#shortest_s, Math.min(LONGEST_S, drawn_s));
     const latest_s = Math.max(0, this.#seconds - seconds);
     const start_s = Math.max(0, Math.min(from_s, to_s, latest_s));
-    this.moment = { start_s: Math.round(start_s * 100) / 100,
-                    seconds: Math.round(seconds * 10) / 10 };
+    this.moment = { start_s: Math.round(start_s * 100) / 100, seconds };
     this.#draw();
   }
 
