@@ -1,13 +1,16 @@
 """The library behind the API: what has changed since it was indexed, and what of it may go out."""
 
+import errno
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_serve import model, wav  # noqa: F401 - fixtures
 
 from phalar import search
+from phalar.search import store
 from phalar.search.windows import Grid
 
 pytest.importorskip("multipart", reason="pip install 'phalar[serve]'")
@@ -166,6 +169,46 @@ def test_an_index_that_cannot_be_taken_up_is_said_once(root, model, caplog) -> N
     indexed(root, model, sha256="other")
     assert library.current() is before
     assert "is now of another model; start the server anew" in caplog.text
+
+
+def test_damaged_codes_of_a_new_index_are_said_once(root, model, caplog) -> None:  # noqa: F811
+    library = Library(opened(root))
+    before = library.current()
+    folder = root / ".phalar"
+    index = search.open_index(root)
+    store.write_table(folder, index.entries, replace(index.state, codes="codes-0"))
+    (folder / "codes-0").mkdir()
+    (folder / "codes-0/facts.json").write_text("{}")
+    for _ in range(3):
+        assert library.current() is before
+    assert caplog.text.count("damaged codes") == 1
+    assert "goes on with the index as it was" in caplog.text
+    # Made anew by the next update, they are taken up; so is what else it found.
+    (root / "piano.wav").write_bytes(wav(1.5, seed=3))
+    indexed(root, model)
+    assert len(library.current().searcher.index.entries) == 3
+
+
+def test_a_table_that_a_disk_withholds_is_said_once(root, model, caplog, monkeypatch) -> None:  # noqa: F811
+    service = Service(model, opened(root), workers=1)
+    before = service.library.current()
+    real = Path.stat
+
+    def failing(path: Path, **given: bool) -> os.stat_result:
+        if path.name == store.TABLE:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path, **given)
+
+    with monkeypatch.context() as patch, TestClient(create_app(service)) as client:
+        patch.setattr(Path, "stat", failing)
+        client.base_url = "http://localhost"
+        for _ in range(3):
+            assert client.get("/api/info").json()["files"] == 2
+    assert caplog.text.count("goes on with the index as it was") == 1
+    assert service.library.current() is before
+    (root / "piano.wav").write_bytes(wav(1.5, seed=3))
+    indexed(root, model)
+    assert len(service.library.current().searcher.index.entries) == 3
 
 
 def test_while_one_opens_the_others_go_on_with_the_old(root, model, monkeypatch) -> None:  # noqa: F811

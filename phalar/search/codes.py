@@ -37,7 +37,7 @@ LEARNED_ROWS = 65_536
 LEAST_ROWS = 1_000
 """Fewer do not say what the 16 kinds of a piece are."""
 
-MEND = "`phalar index update` makes them anew, and `--exact` searches without"
+MEND = "`phalar index update` makes them anew, and `phalar search --exact` searches without"
 
 CODES, ROWS, FACTS = "codes.faiss", "rows.npy", "facts.json"
 

@@ -14,6 +14,8 @@ from phalar.search.store import TABLE, Entry
 
 logger = logging.getLogger(__name__)
 
+GOES_ON = "goes on with the index as it was"
+
 Stamp = tuple[int, int, int]
 """By which a table is told from the one that replaces it."""
 
@@ -88,36 +90,38 @@ class Library:
     def current(self) -> Opened:
         """Give the index, opened anew where its table is another one; it may take a moment.
 
-        Who comes meanwhile gets the one before. Where the new one cannot be used, this is said,
-        and the one before is kept.
+        Who comes meanwhile gets the one before. Where the new one cannot be used, this is said
+        once, and the one before is kept.
         """
         stamp = _stamp(self._opened.searcher.index.folder / TABLE)
-        is_new = stamp is not None and stamp != self._stamp
-        if is_new and self._lock.acquire(blocking=False):
+        if stamp != self._stamp and self._lock.acquire(blocking=False):
             try:
-                self._take_up()
+                self._take_up(is_there=stamp is not None)
                 self._stamp = stamp
             finally:
                 self._lock.release()
         return self._opened
 
-    def _take_up(self) -> None:
+    def _take_up(self, *, is_there: bool) -> None:
         old = self._opened.searcher.index
+        if not is_there:
+            logger.warning("%s: its table is out of reach; %s", old.folder, GOES_ON)
+            return
         try:
             new = open_index(old.folder)
+            if new.facts.model_sha256 != old.facts.model_sha256:
+                logger.warning("%s: is now of another model; start the server anew", old.folder)
+            elif (new.facts, new.state, new.entries) != (old.facts, old.state, old.entries):
+                self._opened = _with_entries(Searcher(new))
         except (ValueError, OSError) as error:
-            logger.warning("%s; goes on with the index as it was", error)
-            return
-        if new.facts.model_sha256 != old.facts.model_sha256:
-            logger.warning("%s: is now of another model; start the server anew", old.folder)
-        elif (new.facts, new.state, new.entries) != (old.facts, old.state, old.entries):
-            self._opened = _with_entries(Searcher(new))
+            logger.warning("%s; %s", error, GOES_ON)
 
 
 def _stamp(table: Path) -> Stamp | None:
+    """Look at a table; None where it is gone, or its disk fails."""
     try:
         found = table.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
 

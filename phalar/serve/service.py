@@ -21,7 +21,7 @@ from phalar.search.record import record
 from phalar.search.windows import Sound
 from phalar.serve.library import Library, Opened
 from phalar.serve.turns import Turns
-from phalar.serve.uploads import LONGEST_S, Decoder, Upload, digest_of
+from phalar.serve.uploads import Decoder, Upload, digest_of
 
 PEAKS = 1200
 """Columns of a waveform."""
@@ -63,7 +63,7 @@ class Service:
 
     def info(self) -> dict[str, Any]:
         """Say what is searched."""
-        return self.library.current().info | {"longest_s": LONGEST_S}
+        return self.library.current().info
 
     def waveform(self, upload: Upload) -> dict[str, Any]:
         """Give the length of a file and what its waveform looks like, 0 to 1."""
