@@ -76,7 +76,8 @@ def update(
     """Bring the index of a library up to date, or make it.
 
     Files are told by their content: one that only moved keeps its vectors. A file whose size and
-    date are as they were is taken as unchanged. Interrupted, it goes on where it was. A library
+    date are as they were is taken as unchanged; of an index from before names or tags were read as
+    they are now, these are read anew. Interrupted, it goes on where it was. A library
     that moved is followed, where most of its files are those that were heard.
 
     Parameters
@@ -152,6 +153,8 @@ class _Update:
         self.state = state
         self.done: dict[str, Entry] = {}
         self.unread: dict[str, str] = {}
+        self.is_all_read = True
+        """Whether names and tags of all files are read as they are now."""
         self.counts = {"heard": 0, "kept": 0, "moved": 0}
 
     def run(self, seen: Seen) -> Built:
@@ -170,6 +173,8 @@ class _Update:
             if name not in self.done and entry.sha256 not in there
         }
         entries = [*self.done.values()]
+        if self.is_all_read:
+            self.state = replace(self.state, readings=known.READINGS)
         self._commit(entries)
         if fewer := compacted(self.folder, entries, self.state):
             entries, self.state = fewer
@@ -184,11 +189,12 @@ class _Update:
             self.done[name] = _broken(name, "", reason)
         for name, reason in seen.unread.items():
             self.done[name] = self._out_of_reach(name, reason)
+        is_old = self.state.readings < known.READINGS
         waiting: dict[str, Waiting] = {}
         for name, (path, status) in seen.there.items():
             entry = self.by_path.get(name)
             if entry and not self.how.verify and _is_as_it_was(entry, status):
-                self.done[name] = entry
+                self.done[name] = known.told_anew(entry, path) if is_old else entry
                 self.counts["kept"] += 1
             else:
                 waiting[name] = (path, status)
@@ -200,6 +206,7 @@ class _Update:
         for name in [] if self.how.forget else self.by_path.keys() - self.done.keys():
             if self.by_path[name].windows and (hidden := seen.hides(self.facts.library, name)):
                 self.done[name] = self.by_path[name]
+                self.is_all_read = False
                 kept[hidden] = kept.get(hidden, 0) + 1
         for hidden in seen.unlisted.keys() | kept.keys():
             reason = seen.unlisted.get(hidden, "cannot be reached")
@@ -270,6 +277,7 @@ class _Update:
         self.unread[name] = reason
         before = self.by_path.get(name)
         if before and before.windows and not self.how.forget:
+            self.is_all_read = False
             return before
         return _broken(name, "", reason)
 
@@ -286,5 +294,5 @@ def _is_as_it_was(entry: Entry, status: os.stat_result) -> bool:
 
 
 def _broken(name: str, sha256: str, reason: str) -> Entry:
-    """Give the entry of a file that cannot be heard; the next update looks at it again."""
+    """Give the entry of a file that cannot be heard; without a date it is looked at again."""
     return Entry(name, sha256, -1, -1, 0.0, 0, 0, (), reason=reason)

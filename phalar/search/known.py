@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from phalar.search import estimate, names, tags
 from phalar.search.store import NAME, SOUND, TAGS, Entry
 from phalar.search.windows import Sound
+
+READINGS = 2
+"""Counts how names and tags are read: one more with each change of what is read from either.
+
+By it an update tells a table whose files were read otherwise, and reads their names and tags anew.
+Before it was counted, it was 1.
+"""
 
 COLUMNS = {"tempo": "tempo_bpm", "key": "key"}
 
@@ -30,6 +38,13 @@ def heard_of(entry: Entry) -> dict[str, Any]:
         for what, column in COLUMNS.items()
         if getattr(entry, f"{what}_from") == SOUND
     }
+
+
+def told_anew(entry: Entry, path: Path) -> Entry:
+    """Give a file that is as it was what its name and tags say by the readings of now."""
+    if entry.reason is not None:
+        return entry
+    return replace(entry, **told(entry.path, path, heard_of(entry)))
 
 
 def told(name: str, path: Path, heard: dict[str, Any]) -> dict[str, Any]:

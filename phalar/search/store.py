@@ -83,7 +83,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What an index was made with; fixed when it is made."""
+    """What an index is made with.
+
+    Weights and grid are those that all was heard with, and stay until all is heard anew; the
+    library may move, the model have another name, and codes be asked for or not.
+    """
 
     library: Path
     """The folder whose files are indexed."""
@@ -105,6 +109,8 @@ class State:
     """How many vectors have been committed, those of files that are gone included."""
     codes: str | None = None
     """Folder of the codes of the vectors; see `codes`."""
+    readings: int = 1
+    """By which names and tags were read; see `known.READINGS`."""
 
 
 @dataclass(frozen=True, slots=True)

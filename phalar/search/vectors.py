@@ -72,7 +72,7 @@ def compacted(folder: Path, entries: list[Entry], state: State) -> tuple[list[En
     if used >= (1 - UNUSED) * len(vectors):
         return None
     # Codes are of the rows as they were.
-    after = State(unused_name(folder), used)
+    after = replace(state, vectors=unused_name(folder), rows=used, codes=None)
     path = folder / after.vectors
     moved: dict[int, int] = {}
     with writing.told(folder):
