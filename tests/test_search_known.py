@@ -75,3 +75,22 @@ def test_what_is_out_of_reach_is_read_anew_when_it_is_back(library, model, monke
     assert told == {"a.wav": None, "sub/b.wav": "drums", "sub/c.wav": None}
     update(library, model)
     assert entries(library)["sub/b.wav"].instrument == "bass"
+
+
+@pytest.mark.parametrize("seconds", [2.0, 50.0])
+def test_the_start_of_a_file_is_kept_whole_whatever_its_blocks(
+    model,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    seconds,
+) -> None:
+    """Of high rates and many channels a block is short."""
+    path = tmp_path / "long.wav"
+    write(path, 1, seconds=seconds)
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 10 * RATE_HZ)
+    found = hear.hear(
+        model, path, grid=Grid(5, 5), status=path.stat(), sha256=hear.file_sha256(path)
+    )
+    most = round(estimate.HEARD_S * RATE_HZ)
+    np.testing.assert_array_equal(found.first, audio.load_mono(path)[:most])
+    assert len(found.first) == min(most, round(seconds * RATE_HZ))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phalar import audio
+from phalar.search import estimate
 from phalar.search.windows import Grid, Sound, cut, is_silent
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Heard:
     """Windows in which there is nothing to hear."""
     seconds: float
     first: Sound
-    """Its first minute."""
+    """Its start, all of `estimate.HEARD_S` if it is as long."""
 
 
 def hear(model: Phalar, path: Path, *, grid: Grid, status: os.stat_result, sha256: str) -> Heard:
@@ -62,12 +63,13 @@ def hear(model: Phalar, path: Path, *, grid: Grid, status: os.stat_result, sha25
     OSError
         It could not be read, or was written meanwhile: that may pass.
     """
-    samples, first = 0, np.empty(0, np.float32)
+    samples, first, most = 0, [], round(estimate.HEARD_S * audio.SAMPLE_RATE_HZ)
 
     def counted() -> Iterator[Sound]:
-        nonlocal samples, first
+        nonlocal samples
         for block in audio.blocks_mono(path):
-            first = block if samples == 0 else first
+            if samples < most:
+                first.append(block[: most - samples])
             samples += len(block)
             yield block
 
@@ -90,7 +92,8 @@ def hear(model: Phalar, path: Path, *, grid: Grid, status: os.stat_result, sha25
     if all(silent):
         raise ValueError("holds silence only")
     places = tuple(place for place, is_quiet in enumerate(silent) if is_quiet)
-    return Heard(np.concatenate(vectors), places, samples / audio.SAMPLE_RATE_HZ, first)
+    seconds = samples / audio.SAMPLE_RATE_HZ
+    return Heard(np.concatenate(vectors), places, seconds, np.concatenate(first))
 
 
 def embed_windows(
