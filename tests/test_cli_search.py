@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,7 +183,7 @@ def test_what_cannot_be_done_leaves_the_index_and_names_what_can(call, folder) -
     for words, code, why in [
         ("index build kept --anew --model /nowhere", 2, "/nowhere: no such model"),
         ("index build kept --anew --model phalar", 2, "phalar: no such folder, and no registry"),
-        ("index build kept --anew --window 0 --model m", 1, "windows of 0 s every 2.5 s"),
+        ("index build kept --anew --window 0 --model m", 1, "windows of 0 s every 0 s"),
     ]:
         found, _, err = call(words)
         assert (found, why in err, err.count("\n")) == (code, True, 1)
@@ -210,6 +212,42 @@ def test_what_cannot_be_done_leaves_the_index_and_names_what_can(call, folder) -
     assert (code, "no sound there, but known files of it: 1" in err) == (1, True)
     code, out, _ = call("index update kept --forget --json")
     assert (code, json.loads(out)["removed"]) == (0, 2)
+
+
+def test_windows_overlap_by_half_unless_told_otherwise(call, folder) -> None:
+    root = folder / "halves"
+    root.mkdir()
+    (root / "bass.wav").write_bytes((folder / "stems/bass.wav").read_bytes())
+    for words, window_s, hop_s in [("--window 2", 2, 1), ("--hop 1.5", 5, 1.5), ("", 5, 1.5)]:
+        anew = "--anew" if words else ""
+        assert call(f"index build halves --model m {words} {anew}")[0] == 0
+        found = json.loads(call("index info halves --json")[1])
+        assert (found["window_s"], found["hop_s"]) == (window_s, hop_s)
+
+
+def test_without_what_reads_tags_an_index_is_searched_but_not_made(
+    call, folder, monkeypatch
+) -> None:
+    """As where the extra `search` is not installed whole."""
+    root = folder / "untagged"
+    root.mkdir()
+    (root / "bass.wav").write_bytes((folder / "stems/bass.wav").read_bytes())
+    assert call("index build untagged --model m")[0] == 0
+
+    code = "import sys; sys.modules['tinytag'] = None; from phalar import cli; cli.main()"
+    words = "search mix.wav --index untagged --no-refine --json"
+    found = subprocess.run(
+        [sys.executable, "-c", code, *words.split()],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert len(json.loads(found.stdout)) == 1
+    monkeypatch.setitem(sys.modules, "tinytag", None)
+    for words in ("index build untagged --model m", "index update untagged"):
+        refused, out, err = call(words)
+        assert (refused, out, err.count("\n")) == (2, "", 1)
+        assert "tinytag" in err
+        assert "pip install 'phalar[search]'" in err
 
 
 def test_an_index_names_the_version_that_an_alias_meant(call, folder, monkeypatch) -> None:

@@ -47,8 +47,13 @@ def build(
     library: Library,
     index: Place = None,
     model: Model = TRAINED,
-    window: Annotated[float | None, typer.Option(help="Length of a window, seconds.")] = None,
-    hop: Annotated[float | None, typer.Option(help="A window starts every so often.")] = None,
+    window: Annotated[
+        float | None, typer.Option(help="Length of a window, seconds; by default 5.")
+    ] = None,
+    hop: Annotated[
+        float | None,
+        typer.Option(help="A window starts every so often, seconds; by default half of --window."),
+    ] = None,
     anew: Annotated[bool, typer.Option("--anew", help="Hear all again.")] = False,
     approximate: Codes = None,
     verify: Verify = False,
@@ -59,6 +64,7 @@ def build(
 
     Of a library that moved, `--index` names the folder of its index, which follows it.
     """
+    _need_extra()
     from phalar.search import store, terms
     from phalar.search.build import How
     from phalar.search.windows import Grid
@@ -68,12 +74,10 @@ def build(
         terms.refuse_missing(library, folder)
     except FileNotFoundError as error:
         raise WrongUseError(str(error)) from None
-    usual = Grid()
     grid = None
     if window is not None or hop is not None:
-        grid = Grid(
-            usual.window_s if window is None else window, usual.hop_s if hop is None else hop
-        )
+        window_s = Grid().window_s if window is None else window
+        grid = Grid(window_s, window_s / 2 if hop is None else hop)
     how = How(codes=approximate, anew=anew, verify=verify, forget=forget)
     _run(library, folder, model, grid, how, as_json=as_json)
 
@@ -89,6 +93,7 @@ def update(
     as_json: Json = False,
 ) -> None:
     """Hear what is new, forget what is gone; files that only moved keep their entries."""
+    _need_extra()
     from phalar.search import store, terms
     from phalar.search.build import How
 
@@ -144,6 +149,16 @@ def info(
         typer.echo(f"{name:>13}  {shown}")
     typer.echo(f"{'broken':>13}  {len(broken)}")
     _list_broken([(each["path"], each["reason"]) for each in broken])
+
+
+def _need_extra() -> None:
+    """Refuse to begin without the packages that an index is made with."""
+    try:
+        from phalar.search import tags
+
+        tags.need_reader()
+    except ImportError as error:
+        raise WrongUseError(f"{error}: pip install 'phalar[search]'") from None
 
 
 def _search(found: dict[str, Any]) -> str:

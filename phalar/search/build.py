@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phalar.progress import track
-from phalar.search import approximate, known, store, terms, writing
+from phalar.search import approximate, known, store, tags, terms, writing
 from phalar.search.hear import file_sha256, hear
 from phalar.search.look import Seen, look
 from phalar.search.store import Entry, Facts, State
@@ -99,12 +99,15 @@ def update(
     ------
     FileNotFoundError
         The library is no folder.
+    ImportError
+        There is no tinytag, which the extra `search` installs.
     OSError
         The library cannot be listed, or the index not be written; what was heard is kept.
     ValueError
         The index was made with another model, grid or library, is damaged, or is being written;
         or there is nothing to hear any more.
     """
+    tags.need_reader()
     terms.refuse_missing(library, folder)
     with writing.locked(folder):
         is_new = how.anew or not (folder / store.FACTS).is_file()
@@ -153,8 +156,7 @@ class _Update:
         self.state = state
         self.done: dict[str, Entry] = {}
         self.unread: dict[str, str] = {}
-        self.is_all_read = True
-        """Whether names and tags of all files are read as they are now."""
+        self.is_all_read = True  # all names and tags, as they are read now
         self.counts = {"heard": 0, "kept": 0, "moved": 0}
 
     def run(self, seen: Seen) -> Built:

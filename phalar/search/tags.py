@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from tinytag import TinyTag, TinyTagException
-
 from phalar.search.estimate import NAMES
 
 logger = logging.getLogger(__name__)
@@ -35,6 +33,11 @@ class Tagged:
     """Such as `A` or `F#m`."""
 
 
+def need_reader() -> None:
+    """Refuse to begin without the package that reads tags, rather than at the first file."""
+    import tinytag  # noqa: F401
+
+
 def read(path: Path) -> Tagged:
     """Read the tags of a file, in any of the forms that its format has.
 
@@ -42,6 +45,9 @@ def read(path: Path) -> Tagged:
     `acid`, where programs that make loops write their tempo. What cannot be read says nothing:
     whether a file is broken is told by its sound.
     """
+    # An index is searched without.
+    from tinytag import TinyTag, TinyTagException
+
     try:
         # Its other work is to find out how long the file sounds, by reading much of it.
         other = TinyTag.get(path, duration=False).other
