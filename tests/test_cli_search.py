@@ -237,7 +237,7 @@ def test_without_what_reads_tags_an_index_is_searched_but_not_made(
     code = "import sys; sys.modules['tinytag'] = None; from phalar import cli; cli.main()"
     words = "search mix.wav --index untagged --no-refine --json"
     found = subprocess.run(
-        [sys.executable, "-c", code, *words.split()],
+        [sys.executable, "-P", "-c", code, *words.split()],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
