@@ -9,6 +9,12 @@ from contextlib import contextmanager
 WAIT_MS = 60_000
 ROWS = "#found > *"
 HEARD = "!document.getElementById('audio').paused && document.getElementById('audio').duration > 0"
+STATE = """(() => {
+    const { paused, ended, currentTime, duration } = document.getElementById("audio");
+    const chosen = document.querySelector("#found [aria-selected=true] .place")?.textContent;
+    return JSON.stringify([chosen, document.activeElement.id, paused, ended, currentTime, duration,
+                           document.getElementById("state").textContent]);
+})()"""
 SHOWN = """(() => {
     const box = (query) => document.querySelector(query).getBoundingClientRect();
     const row = box("#found [aria-selected=true]");
@@ -47,6 +53,9 @@ def opened(browser, address, **look):
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
     page.on("request", lambda request: page.complaints.append(request.url)
             if not request.url.startswith((address, "data:", "blob:")) else None)  # fmt: skip
+    # From the start: a browser that is busy lets pass what it is told of late.
+    page.held = None
+    page.route("**/api/**", lambda route: _route(page, route))
     page.goto(address)
     until(page, "document.getElementById('library').textContent.includes('4 files')")
     return page
@@ -83,12 +92,20 @@ def says(page, text: str) -> None:
 @contextmanager
 def held(page, path: str) -> Iterator[list]:
     """Hold back what a page asks for; at the end it is let go, also what the page gave up."""
-    routes = []
-    page.route(path, lambda route: routes.append(route))
+    routes: list = []
+    page.held = (path, routes)
     yield routes
+    page.held = None
     for route in routes:
         route.continue_()
-    page.unroute(path)
+
+
+def _route(page, route) -> None:
+    path, routes = page.held or (None, [])
+    if path and route.request.url.endswith(path):
+        routes.append(route)
+    else:
+        route.continue_()
 
 
 def wait_for(page, count: int, things: list) -> None:
@@ -97,7 +114,7 @@ def wait_for(page, count: int, things: list) -> None:
         if len(things) >= count:
             return
         page.wait_for_timeout(50)
-    raise TimeoutError(f"{len(things)} of {count}")
+    raise TimeoutError(f"{len(things)} of {count}: {page.evaluate(STATE)}")
 
 
 def contrast(page, *colours: tuple[str, str]) -> float:

@@ -146,7 +146,7 @@ def test_sound_and_keys_obey_the_last_hand(browser, address, mix) -> None:
     until(page, HEARD)
     assert page.evaluate("document.getElementById('audio').currentTime") >= 1.1
 
-    with held(page, "**/api/audition") as auditions:
+    with held(page, "/api/audition") as auditions:
         page.keyboard.press("ArrowDown")
         wait_for(page, 1, auditions)
         assert page.evaluate("document.getElementById('audio').paused")
@@ -185,7 +185,7 @@ def test_what_is_asked_for_last_wins(browser, address) -> None:
     given_up = []
     page.on("requestfailed", lambda request: given_up.append(request.url.rpartition("/")[2]))
     rows = page.locator(ROWS)
-    with held(page, "**/api/waveform") as waveforms:
+    with held(page, "/api/waveform") as waveforms:
         drop(page, "first.wav", wav(4))
         wait_for(page, 1, waveforms)
         drop(page, "second.wav", wav(4))
@@ -197,7 +197,7 @@ def test_what_is_asked_for_last_wins(browser, address) -> None:
     assert page.text_content("#hint") == "second.wav"
     assert given_up == ["waveform"]
 
-    with held(page, "**/api/search") as searches:
+    with held(page, "/api/search") as searches:
         page.focus("#canvas")
         for count in range(1, 4):
             page.keyboard.press("Enter")
@@ -212,7 +212,7 @@ def test_what_is_asked_for_last_wins(browser, address) -> None:
     assert page.locator("#state.wrong").count() == 0
     assert given_up == ["waveform", "search", "search"]
 
-    with held(page, "**/api/search") as searches:
+    with held(page, "/api/search") as searches:
         page.click("#search")
         wait_for(page, 1, searches)
         drop(page, "page.wav", b"<html>")
