@@ -43,16 +43,8 @@ def cut_moment(
     stop = len(heard)
     if np.isfinite(seconds):
         stop = min(stop, round((start_s + seconds) * audio.SAMPLE_RATE_HZ))
-    if start >= len(heard):
-        raise ValueError(
-            f"{name}: ends at {len(heard) / audio.SAMPLE_RATE_HZ:.1f} s, before the moment at "
-            f"{start_s:g} s; choose an earlier one"
-        )
-    if stop - start < SHORTEST_S * audio.SAMPLE_RATE_HZ:
-        raise ValueError(
-            f"{name}: {(stop - start) / audio.SAMPLE_RATE_HZ:.2f} s from {start_s:g} s on, must be "
-            f"{SHORTEST_S:g} s or more"
-        )
+    refuse_past_end(name, len(heard), start_s)
+    refuse_short(name, stop, start_s)
     if (start_s, seconds) == (0.0, LONGEST_S) and stop < len(heard):
         logger.warning(
             "%s: %.1f s long, only its first %g s are heard; choose a moment, or embed its windows",
@@ -61,6 +53,25 @@ def cut_moment(
             seconds,
         )
     return heard[start:stop]
+
+
+def refuse_past_end(name: str, samples: int, start_s: float) -> None:
+    """Refuse a sound of so many samples that ends before a moment of it starts."""
+    if round(start_s * audio.SAMPLE_RATE_HZ) >= samples:
+        raise ValueError(
+            f"{name}: ends at {samples / audio.SAMPLE_RATE_HZ:.1f} s, before the moment at "
+            f"{start_s:g} s; choose an earlier one"
+        )
+
+
+def refuse_short(name: str, samples: int, start_s: float) -> None:
+    """Refuse a sound of which less is left from a moment on than a model hears."""
+    left = samples - round(start_s * audio.SAMPLE_RATE_HZ)
+    if left < SHORTEST_S * audio.SAMPLE_RATE_HZ:
+        raise ValueError(
+            f"{name}: {left / audio.SAMPLE_RATE_HZ:.2f} s from {start_s:g} s on, must be "
+            f"{SHORTEST_S:g} s or more"
+        )
 
 
 def _read(path: Path) -> NDArray[np.float32]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from functools import cache
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from phalar.audio import SAMPLE_RATE_HZ
 from phalar.search.along import moved_queries
 from phalar.search.change import NONE, Change, changed, read_from
-from phalar.search.moment import Mix, query_vectors, windows_of
+from phalar.search.moment import Floats, Mix, query_vectors, windows_of
 from phalar.search.query import Found, Searcher, Wanted
 from phalar.search.windows import Sound
 
@@ -87,9 +88,11 @@ def fit(
         change is named only where it makes a file fit better.
     """
     grid = searcher.index.facts.grid
-    vectors = query_vectors(model, windows_of(mix.sound, grid))
+    few = max(1, AT_ONCE // len(windows_of(mix.sound, grid)))
 
-    few = max(1, AT_ONCE // len(vectors))
+    @cache
+    def vectors() -> Floats:
+        return query_vectors(model, windows_of(mix.sound, grid))
 
     def score(sounds: Iterable[Sound]) -> list[float]:
         scores: list[float] = []
@@ -98,7 +101,7 @@ def fit(
         while some := list(islice(waiting, few)):
             windows = np.concatenate([windows_of(sound, grid) for sound in some])
             z = model.search_vectors(model.embed(windows, SAMPLE_RATE_HZ)).cpu().numpy()
-            products = (z.reshape(len(some), -1, z.shape[-1]) * vectors).sum(axis=-1)
+            products = (z.reshape(len(some), -1, z.shape[-1]) * vectors()).sum(axis=-1)
             scores += products.mean(axis=1).tolist()
         return scores
 
@@ -167,7 +170,7 @@ def _heard(
     def sounds() -> Iterator[Sound]:
         for each in found:
             reasons = []
-            for entry in (each.entry, *searcher.copies(each.entry, wanted)):
+            for entry in chain([each.entry], searcher.copies(each.entry, wanted)):
                 here = replace(each, entry=entry)
                 try:
                     sound = read_from(searcher, here, mix.samples)

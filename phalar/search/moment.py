@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from phalar import audio
 from phalar.search.part import read_part
 from phalar.search.windows import SHORTEST_S, Grid, Sound, is_silent, loop
+from phalar.sound import refuse_past_end
 
 if TYPE_CHECKING:
     from phalar.model import Phalar
@@ -164,11 +165,7 @@ def _place(parts: Sequence[Part], moment: Moment, grid: Grid) -> tuple[int, int]
             f"{seconds:g} s of {longest.name}: the index has windows of {grid.window_s:g} s, so a "
             "moment must be that long or longer"
         )
-    if moment.start_s >= length_s:
-        raise ValueError(
-            f"{longest.name}: ends at {length_s:.1f} s, before the moment at {moment.start_s:g} s; "
-            "choose an earlier one"
-        )
+    refuse_past_end(longest.name, longest.samples, moment.start_s)
     start = round(moment.start_s * audio.SAMPLE_RATE_HZ)
     if longest.samples < window:
         return start, window

@@ -351,5 +351,11 @@ def _lone_key(name: str, words: list[str], *, is_loop: bool) -> str | None:
 
 
 def _written(key: re.Match[str]) -> str:
-    sign, mode = (part.strip().lower() for part in (key[2] or "", key[3] or ""))
-    return f"{key[1].upper()}{_SIGNS.get(sign, sign)}{'m' if mode in _MINOR else ''}"
+    return written(key[1], key[2] or "", key[3] or "")
+
+
+def written(tonic: str, sign: str, mode: str) -> str:
+    """Write a key as all are here: `A`, `Bb`, `F#m`; an `M` is major, an `m` minor."""
+    sign = sign.strip().lower()
+    mode = mode.strip() if mode.strip() == "M" else mode.strip().lower()
+    return f"{tonic.upper()}{_SIGNS.get(sign, sign)}{'m' if mode in _MINOR else ''}"

@@ -6,7 +6,7 @@ Letters: W windows of the query, R rows of the index.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -125,15 +125,12 @@ class Searcher:
         """Give the path of the file that a row is of; of copies, the first."""
         return self._copies[int(np.searchsorted(self._firsts, row, "right")) - 1][0].path
 
-    def copies(self, entry: Entry, wanted: Wanted) -> list[Entry]:
-        """List the other files with the content of one that come into question."""
+    def copies(self, entry: Entry, wanted: Wanted) -> Iterator[Entry]:
+        """Give the other files with the content of one that come into question."""
         group = self._copies[int(np.searchsorted(self._firsts, entry.first, "right")) - 1]
-        admits = wanted.admits(group)
-        return [
-            other
-            for other, is_wanted in zip(group, admits, strict=True)
-            if is_wanted and other.path != entry.path
-        ]
+        for other, is_wanted in zip(group, wanted.admits(group), strict=True):
+            if is_wanted and other.path != entry.path:
+                yield other
 
     def search(self, queries: Sequence[Floats], wanted: Wanted) -> list[list[Found]]:
         """Find what fits best to each of several queries.

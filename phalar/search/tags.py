@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from phalar.search.estimate import NAMES
+from phalar.search.names import written
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +73,7 @@ def key_of(text: str) -> str | None:
         return NAMES[((int(place[1]) - 8) * 7 - 3 * minor) % 12] + "m" * minor
     if (named := _NAMED.fullmatch(text)) is None:
         return None
-    sign = {"♯": "#", "♭": "b", "B": "b"}.get(named[2], named[2])
-    mode = named[3] or ""
-    minor = mode == "m" or mode.lower() in ("min", "minor")
-    return f"{named[1].upper()}{sign}{'m' * minor}"
+    return written(named[1], named[2], named[3] or "")
 
 
 def _tempo_bpm(text: str) -> float | None:

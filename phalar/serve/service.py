@@ -11,7 +11,6 @@ import numpy as np
 
 from phalar import audio, infer
 from phalar.model import Phalar
-from phalar.model.waveform import SHORTEST_S
 from phalar.search import Moment, Searcher, Wanted, rendering
 from phalar.search import change as changing
 from phalar.search.fit import fit
@@ -21,7 +20,8 @@ from phalar.search.record import record
 from phalar.search.windows import Sound
 from phalar.serve.library import Library, Opened
 from phalar.serve.turns import Turns
-from phalar.serve.uploads import Decoder, Upload, digest_of
+from phalar.serve.uploads import Decoder, Upload
+from phalar.sound import refuse_past_end, refuse_short
 
 PEAKS = 1200
 """Columns of a waveform."""
@@ -110,7 +110,7 @@ class Service:
     ) -> list[dict[str, Any]]:
         """Find what fits a moment of files that are summed, other than these files themselves."""
         opened = self.library.current()
-        wanted = replace(wanted, not_sha256=frozenset(map(digest_of, uploads)))
+        wanted = replace(wanted, not_sha256=frozenset(upload.sha256 for upload in uploads))
         mix = self._mix(opened, uploads, moment)
         found = fit(self.model, opened.searcher, mix, wanted, tried, refine=refine)
         return [
@@ -149,14 +149,5 @@ class Service:
 
 def _refuse_short(upload: Upload, sound: Sound, start_s: float) -> None:
     """Refuse a file of which too little is left, by its sender's name for it."""
-    length_s = len(sound) / audio.SAMPLE_RATE_HZ
-    if start_s >= length_s:
-        raise ValueError(
-            f"{upload.name}: ends at {length_s:.1f} s, before the moment at {start_s:g} s; choose "
-            "an earlier one"
-        )
-    if length_s - start_s < SHORTEST_S:
-        raise ValueError(
-            f"{upload.name}: {length_s - start_s:.2f} s from {start_s:g} s on, must be "
-            f"{SHORTEST_S:g} s or more"
-        )
+    refuse_past_end(upload.name, len(sound), start_s)
+    refuse_short(upload.name, len(sound), start_s)

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -39,13 +40,22 @@ ROUNDING = 1024
 """By so many samples a resampler may give more than asked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Upload:
     """A file that was sent."""
 
     name: str
     """As its sender calls it: for messages alone, never for a path."""
     file: BinaryIO
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the bytes that were sent, as an index names content."""
+        self.file.seek(0)
+        digest = hashlib.sha256()
+        while part := self.file.read(1 << 20):
+            digest.update(part)
+        return digest.hexdigest()
 
 
 class Decoder:
@@ -83,7 +93,7 @@ class Decoder:
             A file cannot be decoded, its header says what cannot be, or all are too much. This is
             found before any of them is decoded.
         """
-        digests = [digest_of(upload) for upload in uploads]
+        digests = [upload.sha256 for upload in uploads]
         found = {digest: self._find(digest) for digest in digests}
         infos = {
             digest: _header(upload)
@@ -116,16 +126,6 @@ class Decoder:
             self.kept_bytes += sound.nbytes
             while self.kept_bytes > self.most_bytes:
                 self.kept_bytes -= self._kept.popitem(last=False)[1].nbytes
-
-
-def digest_of(upload: Upload) -> str:
-    """Digest of the bytes that were sent, as an index names content."""
-    upload.file.seek(0)
-    digest = hashlib.sha256()
-    while part := upload.file.read(1 << 20):
-        digest.update(part)
-    upload.file.seek(0)
-    return digest.hexdigest()
 
 
 def _header(upload: Upload) -> Any:
