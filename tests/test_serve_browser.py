@@ -316,5 +316,9 @@ def test_every_look_shows_what_is_selected(browser, address, mix, tmp_path) -> N
 def test_the_api_is_described_without_a_network(browser, address) -> None:
     page = browser.new_page()
     page.set_default_timeout(WAIT_MS)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{address}/docs")
     page.get_by_text("/api/search", exact=False).first.wait_for(state="visible")
+    assert f"{address}/api/openapi.json" in asked
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
